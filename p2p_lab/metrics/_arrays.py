@@ -1,0 +1,73 @@
+"""Pictures and masks of any make, as numpy arrays of one form; refuse what cannot be measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def to_numbers(values: Any) -> NDArray[Any]:
+    """Return values as a numpy array; a torch tensor (C, H, W) comes out as (H, W, C)."""
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.double()  # numpy knows no bfloat16
+        array = np.asarray(tensor)
+        return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    return np.asarray(values)
+
+
+def to_picture(values: Any, name: str) -> Floats:
+    """Return one picture as floats in 0…1, (H, W, C)."""
+    array = to_numbers(values)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} must be one picture, (H, W, C) or (H, W), got shape {array.shape}. "
+            "Pass the pictures of a batch one at a time."
+        )
+    if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.integer):
+        floats = array.astype(np.float64)
+    else:
+        floats = array.astype(np.float64) / 255
+    if not np.isfinite(floats).all():
+        raise ValueError(
+            f"{name} holds NaN or infinite values. Look for a failed run (half dtype?)."
+        )
+    return floats if floats.ndim == 3 else floats[..., None]  # (H, W, C)
+
+
+def to_pair(a: Any, b: Any) -> tuple[Floats, Floats]:
+    """Return two pictures of one shape."""
+    first, second = to_picture(a, "the first picture"), to_picture(b, "the second picture")
+    if first.shape != second.shape:
+        raise ValueError(
+            f"The pictures must have one shape, got {first.shape} and {second.shape}. "
+            "Resize one of them first."
+        )
+    return first, second
+
+
+def to_mask(mask: Any, shape: tuple[int, ...]) -> Bools:
+    """Return a mask of (H, W) booleans; floats are cut at one half."""
+    array = to_numbers(mask)
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.shape != shape[:2]:
+        raise ValueError(
+            f"The mask must be (H, W) = {shape[:2]} like the picture, got {array.shape}."
+        )
+    return array if array.dtype == np.bool_ else array > (0.5 if array.max(initial=0) <= 1 else 127)
+
+
+def to_region(mask: Any, shape: tuple[int, ...], *, foreground: bool) -> Bools:
+    """Return the pixels to measure on, refusing an empty region."""
+    inside = to_mask(mask, shape)
+    region = inside if foreground else ~inside
+    if not region.any():
+        side = "foreground" if foreground else "background"
+        raise ValueError(f"The mask leaves no {side} pixel to measure on.")
+    return region
