@@ -1,0 +1,64 @@
+"""Prompt-to-Prompt image editing with cross-attention control, to look at, change and measure.
+
+The public names of every room can be imported from here. They are loaded when first used, so
+that `import p2p_lab` takes no time and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "tokens": ("Alignment", "AlignmentError", "Prompt", "align_tokens", "align_words"),
+    "edits": (
+        "BlendPlan",
+        "EditPlan",
+        "LocalBlend",
+        "Refine",
+        "Replace",
+        "Reweight",
+        "compile_edits",
+        "default_edits",
+        "mix_cross",
+    ),
+    "attention": (
+        "AttentionStore",
+        "AttentionTape",
+        "Controller",
+        "Site",
+        "UnsupportedAttention",
+        "attached",
+    ),
+    "models": ("Denoiser", "list_models", "load"),
+    "sampling": ("Run", "Trajectory", "ddim_step", "edit", "generate"),
+    "inversion": ("invert",),
+    "metrics": ("background_psnr", "mask_iou", "pointing_accuracy", "psnr", "ssim"),
+    "figures": ("show_edit", "show_maps", "show_plan", "show_trajectory"),
+    "widgets": ("AttentionExplorer", "EditPanel", "InversionPanel"),
+    "scenes": ("Scene", "caption", "render", "sample_scene"),
+    "training": (),
+    "checks": ("check",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__"]
+__all__ += sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the room that holds a public name, or the room itself, on first use."""
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names and the rooms."""
+    return sorted([*__all__, *_ROOMS])

@@ -1,0 +1,29 @@
+"""What to change, compiled to three small tensors.
+
+Every cross-attention edit of Prompt-to-Prompt, and every composition of them, is affine in the
+source's and the target's attention probabilities (Hertz et al. 2022, section 3.2):
+
+    M_hat_t[:, j] = source_gain[t, j] * (M_source_t P)[:, j] + target_gain[t, j] * M_target_t[:, j]
+
+`Replace` (the paper's word swap), `Refine` (adding a new phrase) and `Reweight` (the fader) say
+what to change; `compile_edits` folds them to an `EditPlan` with P and the two gains; `mix_cross`
+is the equation. The room knows prompts and tensors, but no model, image or sampler.
+"""
+
+from p2p_lab.edits.compiling import compile_edits, default_edits
+from p2p_lab.edits.kinds import Edit, LocalBlend, Refine, Replace, Reweight
+from p2p_lab.edits.plan import BlendPlan, EditPlan, Window, mix_cross
+
+__all__ = [
+    "BlendPlan",
+    "Edit",
+    "EditPlan",
+    "LocalBlend",
+    "Refine",
+    "Replace",
+    "Reweight",
+    "Window",
+    "compile_edits",
+    "default_edits",
+    "mix_cross",
+]

@@ -1,0 +1,263 @@
+"""The compiled edit: `EditPlan`, and the one line that applies it, `mix_cross`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p_lab.edits import report
+from p2p_lab.tokens import Prompt
+from p2p_lab.tokens.alignment import Compat
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class BlendPlan:
+    """Say where the edit may change the picture (the paper's local editing).
+
+    After each step t >= `start_step`: z* <- z + mask (z* - z). The mask is the union of the
+    source's and the target's, minus that of the words to subtract, times the user's own.
+
+    Attributes:
+        source_tokens: token positions in the source prompt.
+        target_tokens: token positions in the target prompt.
+        source_subtract: token positions in the source prompt whose region stays as it was.
+        target_subtract: the same in the target prompt.
+        threshold: part of the map's maximum above which a pixel belongs to the mask.
+        start_step: first step at which the latents are blended.
+        mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
+            it is the whole mask; with tokens the two are multiplied.
+    """
+
+    source_tokens: tuple[int, ...] = ()
+    target_tokens: tuple[int, ...] = ()
+    source_subtract: tuple[int, ...] = ()
+    target_subtract: tuple[int, ...] = ()
+    threshold: float = 0.3
+    start_step: int = 0
+    mask: Tensor | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal, the mask element by element."""
+        return isinstance(other, BlendPlan) and _same_fields(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class EditPlan:
+    """Hold an edit as the three tensors of the edit equation, ready to be applied.
+
+    Attributes:
+        mapper: P, (L, L); column j says which source tokens feed target token j.
+        source_gain: (T, L); how much of the mapped source column j enters at step t.
+        target_gain: (T, L); how much of the target's own column j enters at step t.
+        self_steps: steps at which the self-attention maps are taken from the source.
+        self_pixels: only sites with at most this many positions take them (256 is 16 x 16).
+        blend: where the picture may change, or None for everywhere.
+        source: the source prompt, for printing and for telling plans apart.
+        target: the target prompt.
+        compat: "reference" if the quirks of the authors' code were reproduced.
+    """
+
+    mapper: Tensor
+    source_gain: Tensor
+    target_gain: Tensor
+    self_steps: range = range(0)
+    self_pixels: int = 256
+    blend: BlendPlan | None = None
+    source: Prompt | None = None
+    target: Prompt | None = None
+    compat: Compat = None
+
+    def __post_init__(self) -> None:
+        """Refuse tensors whose shapes do not belong together."""
+        shapes = tuple(self.mapper.shape), tuple(self.source_gain.shape)
+        if (
+            self.source_gain.shape != self.target_gain.shape
+            or self.source_gain.ndim != 2
+            or shapes[0] != (shapes[1][1],) * 2
+        ):
+            raise ValueError(
+                f"An EditPlan needs a mapper of shape (L, L) and two gains of shape (T, L), got "
+                f"{shapes[0]}, {shapes[1]} and {tuple(self.target_gain.shape)}."
+            )
+
+    @classmethod
+    def identity(
+        cls, source: Prompt, target: Prompt, steps: int, *, compat: Compat = None
+    ) -> EditPlan:
+        """Return the plan that changes nothing: the target is generated on its own."""
+        length = len(target)
+        return cls(
+            mapper=torch.eye(length, dtype=torch.float64),
+            source_gain=torch.zeros(steps, length, dtype=torch.float64),
+            target_gain=torch.ones(steps, length, dtype=torch.float64),
+            source=source,
+            target=target,
+            compat=compat,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Return T, the number of steps that the plan was compiled for."""
+        return int(self.source_gain.shape[0])
+
+    @property
+    def length(self) -> int:
+        """Return L, the number of tokens with padding."""
+        return int(self.mapper.shape[0])
+
+    @property
+    def is_identity(self) -> bool:
+        """Return whether the plan changes nothing at any step."""
+        return not any(self._mixing) and not self.self_steps and self.blend is None
+
+    def edits_cross(self, step: int) -> bool:
+        """Return whether the cross-attention is changed at a step."""
+        return self._mixing[step]
+
+    def edits_self(self, step: int) -> bool:
+        """Return whether self-attention is taken from the source at a step."""
+        return step in self.self_steps
+
+    def blends(self, step: int) -> bool:
+        """Return whether the latents are blended after a step."""
+        return self.blend is not None and step >= self.blend.start_step
+
+    def needs_source_cross(self, step: int) -> bool:
+        """Return whether the source's cross-attention enters at a step."""
+        return self._using_source[step]
+
+    def needs_source(self, step: int) -> bool:
+        """Return whether any source probabilities enter at a step (blending not counted)."""
+        return self.needs_source_cross(step) or self.edits_self(step)
+
+    def shared_prefix(self, other: EditPlan) -> int:
+        """Return on how many first steps two plans do the same, so that they can be shared.
+
+        0 if they belong to different prompts or numbers of steps; T if the plans are the same in
+        effect. Blends count from their first step on; the running mean of the maps that makes
+        their mask starts at step 0 in both.
+        """
+        if self.steps != other.steps or self.length != other.length:
+            return 0
+        if (self.source, self.target) != (other.source, other.target):
+            return 0
+        for step in range(self.steps):
+            if not self._agrees(other, step):
+                return step
+        return self.steps
+
+    def _agrees(self, other: EditPlan, step: int) -> bool:
+        used = self.source_gain[step] != 0
+        return (
+            torch.equal(self.source_gain[step], other.source_gain[step])
+            and torch.equal(self.target_gain[step], other.target_gain[step])
+            and torch.equal(self.mapper[:, used], other.mapper[:, used])
+            and self.edits_self(step) == other.edits_self(step)
+            and (not self.edits_self(step) or self.self_pixels == other.self_pixels)
+            and self.blends(step) == other.blends(step)
+            and (not self.blends(step) or self.blend == other.blend)
+        )
+
+    @cached_property
+    def _mixing(self) -> tuple[bool, ...]:
+        changed = (self.source_gain != 0) | (self.target_gain != 1)
+        return tuple(bool(flag) for flag in changed.any(dim=1).tolist())
+
+    @cached_property
+    def _using_source(self) -> tuple[bool, ...]:
+        return tuple(bool(flag) for flag in (self.source_gain != 0).any(dim=1).tolist())
+
+    @cached_property
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]]:
+        return {}
+
+    def tensors_like(self, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mapper, source gain and target gain in the dtype and on the device of `probs`.
+
+        They are copied once, not at every attention site.
+        """
+        key = (probs.device, probs.dtype)
+        if key not in self._copies:
+            mapper, source, target = (
+                tensor.to(probs.dtype).to(probs.device)
+                for tensor in (self.mapper, self.source_gain, self.target_gain)
+            )
+            self._copies[key] = (mapper, source, target)
+        return self._copies[key]
+
+    def with_(self, **changes: Any) -> EditPlan:
+        """Return a copy of the plan with some fields replaced."""
+        return replace(self, **changes)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal, tensors element by element."""
+        return isinstance(other, EditPlan) and _same_fields(self, other)
+
+    def __str__(self) -> str:
+        """Return the plan as a short text, a line for each thing that it does."""
+        return report.summary(self)
+
+    def __repr__(self) -> str:
+        """Return one line with the sizes of the plan."""
+        kind = "identity" if self.is_identity else "edit"
+        return f"<EditPlan: {kind}, {self.steps} steps, {self.length} tokens>"
+
+    def explain(self) -> str:
+        """Return a table with a row for each target token: where it comes from, when, how much."""
+        return report.table(self)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON; `from_json` gives back exactly the same plan."""
+        return report.to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> EditPlan:
+        """Build a plan again from `to_json`.
+
+        Raises:
+            ValueError: the text is no saved plan.
+        """
+        fields = report.from_json(text)
+        blend = fields.pop("blend")
+        return cls(**fields, blend=None if blend is None else BlendPlan(**blend))
+
+
+def mix_cross(source: Tensor, target: Tensor, plan: EditPlan, step: int) -> Tensor:
+    """Apply the edit equation to the cross-attention probabilities of one site at one step.
+
+    M_hat[:, j] = source_gain[t, j] (M_source P)[:, j] + target_gain[t, j] M_target[:, j].
+    Rows are not renormalised, as in the paper.
+
+    Args:
+        source: probabilities of the source, (..., L), softmax over L.
+        target: probabilities of the target, same shape.
+        plan: the compiled edit.
+        step: 0 is the noisiest step.
+
+    Returns:
+        A new tensor; `target` itself where the plan changes nothing at this step.
+    """
+    if not plan.edits_cross(step):
+        return target
+    mapper, source_gain, target_gain = plan.tensors_like(target)
+    own = target_gain[step] * target
+    if not plan.needs_source_cross(step):
+        return own
+    return source_gain[step] * (source @ mapper) + own  # (..., L)
+
+
+def _same_fields(one: Any, other: Any) -> bool:
+    for name in one.__dataclass_fields__:
+        a, b = getattr(one, name), getattr(other, name)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if not torch.equal(a, b):
+                return False
+        elif a is not b and a != b:
+            return False
+    return True

@@ -1,0 +1,194 @@
+"""An `EditPlan` as text: a summary, a table of tokens, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from p2p_lab.tokens import Prompt
+
+if TYPE_CHECKING:
+    from p2p_lab.edits.plan import BlendPlan, EditPlan
+
+_FORMAT = "p2p_lab.EditPlan/1"
+
+
+def summary(plan: EditPlan) -> str:
+    """Return a line for each thing that the plan does."""
+    lines = [f"EditPlan over {plan.steps} steps (0 is the noisiest), {plan.length} tokens"]
+    if plan.source is not None and plan.target is not None:
+        lines += [f"  source: {plan.source.text!r}", f"  target: {plan.target.text!r}"]
+    if plan.is_identity:
+        return "\n".join([*lines, "  nothing is changed: the target is generated on its own"])
+    lines.append(f"  cross-attention: {_cross_line(plan)}")
+    lines.append(f"  self-attention: {_self_line(plan)}")
+    lines.append(f"  blend: {_blend_line(plan.blend, plan)}")
+    if plan.compat is not None:
+        lines.append(f"  compat: {plan.compat}")
+    return "\n".join(lines)
+
+
+def table(plan: EditPlan) -> str:
+    """Return a row for each target token before the padding: source, steps and gains."""
+    end = plan.length if plan.target is None else plan.target.end
+    rows = [("token", "from the source", "gain source", "gain target")]
+    for j in range(end):
+        fed = bool((plan.source_gain[:, j] != 0).any())
+        rows.append(
+            (
+                _name(plan.target, j),
+                _origin(plan, j) if fed else "-",
+                gain_text(plan.source_gain[:, j]),
+                gain_text(plan.target_gain[:, j]),
+            )
+        )
+    widths = [max(len(row[c]) for row in rows) for c in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
+    if plan.length > end:
+        lines.append(f"(and {plan.length - end} padding tokens)")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def gain_text(gains: Tensor) -> str:
+    """Return the gains of one token over the steps as runs, as "1 in 0-39, 0 in 40-49"."""
+    values = [value + 0.0 for value in gains.tolist()]  # + 0.0 turns -0 into 0
+    if all(value == values[0] for value in values):
+        return f"{values[0]:.4g}"
+    runs: list[str] = []
+    start = 0
+    for step in range(1, len(values) + 1):
+        if step == len(values) or values[step] != values[start]:
+            runs.append(f"{values[start]:.4g} in {_range_text(range(start, step))}")
+            start = step
+    return ", ".join(runs)
+
+
+def _range_text(steps: Sequence[int]) -> str:
+    if not steps:
+        return "no step"
+    return f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
+
+
+def _name(prompt: Prompt | None, token: int) -> str:
+    return f"{token}" if prompt is None else f"{token} {prompt.pieces[token]}"
+
+
+def _origin(plan: EditPlan, j: int) -> str:
+    parts = []
+    for i in plan.mapper[:, j].nonzero().flatten().tolist():
+        share = float(plan.mapper[i, j])
+        parts.append(("" if share == 1 else f"{share:.3g} x ") + _name(plan.source, i))
+    return " + ".join(parts) or "-"
+
+
+def _cross_line(plan: EditPlan) -> str:
+    touched = [step for step in range(plan.steps) if plan.edits_cross(step)]
+    if not touched:
+        return "unchanged"
+    used = (plan.source_gain != 0).any(dim=0)
+    scaled = (plan.source_gain + plan.target_gain != 1).any(dim=0)
+    return (
+        f"changed in steps {_range_text(touched)}; {int(used.sum())} of {plan.length} tokens "
+        f"take the source's map, {int(scaled.sum())} are scaled"
+    )
+
+
+def _self_line(plan: EditPlan) -> str:
+    if not plan.self_steps:
+        return "unchanged"
+    return (
+        f"from the source in steps {_range_text(plan.self_steps)} "
+        f"at sites of at most {plan.self_pixels} positions"
+    )
+
+
+def _blend_line(blend: BlendPlan | None, plan: EditPlan) -> str:
+    if blend is None:
+        return "none, the whole picture may change"
+    parts = [f"from step {blend.start_step}, threshold {blend.threshold:g}"]
+    for label, prompt, tokens in (
+        ("source", plan.source, blend.source_tokens),
+        ("target", plan.target, blend.target_tokens),
+        ("minus source", plan.source, blend.source_subtract),
+        ("minus target", plan.target, blend.target_subtract),
+    ):
+        if tokens:
+            parts.append(f"{label} " + " + ".join(_name(prompt, token) for token in tokens))
+    if blend.mask is not None:
+        parts.append(f"own mask {tuple(blend.mask.shape)}")
+    return ", ".join(parts)
+
+
+def to_json(plan: EditPlan) -> str:
+    """Write a plan as JSON; numbers keep every bit, the mapper only its entries that count."""
+    places = plan.mapper.nonzero().tolist()
+    blend = None if plan.blend is None else _plain(plan.blend)
+    record = {
+        "format": _FORMAT,
+        "length": plan.length,
+        "mapper": [[i, j, float(plan.mapper[i, j])] for i, j in places],
+        "source_gain": plan.source_gain.tolist(),
+        "target_gain": plan.target_gain.tolist(),
+        "self_steps": [plan.self_steps.start, plan.self_steps.stop, plan.self_steps.step],
+        "self_pixels": plan.self_pixels,
+        "blend": blend,
+        "source": None if plan.source is None else plan.source.to_dict(),
+        "target": None if plan.target is None else plan.target.to_dict(),
+        "compat": plan.compat,
+    }
+    return json.dumps(record, allow_nan=False)
+
+
+def _plain(blend: BlendPlan) -> dict[str, Any]:
+    fields = {name: getattr(blend, name) for name in blend.__dataclass_fields__}
+    if blend.mask is not None:
+        fields["mask"] = blend.mask.tolist()
+    return fields
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Read the fields of a plan from JSON; the blend stays a dictionary of its fields.
+
+    Raises:
+        ValueError: the text is no JSON, or no plan.
+    """
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+            raise KeyError("format")
+        return _fields(record)
+    except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"This text is no saved EditPlan ({_FORMAT}): {type(error).__name__} {error}. Save "
+            f"the plan again with plan.to_json()."
+        ) from error
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    mapper = torch.zeros(record["length"], record["length"], dtype=torch.float64)
+    for i, j, value in record["mapper"]:
+        mapper[i, j] = value
+    blend = record["blend"]
+    if blend is not None:
+        blend = {k: tuple(v) if isinstance(v, list) else v for k, v in blend.items()}
+        if blend["mask"] is not None:
+            blend["mask"] = torch.tensor(blend["mask"], dtype=torch.float64)
+    return {
+        "mapper": mapper,
+        "source_gain": _gain(record["source_gain"], record["length"]),
+        "target_gain": _gain(record["target_gain"], record["length"]),
+        "self_steps": range(*record["self_steps"]),
+        "self_pixels": int(record["self_pixels"]),
+        "blend": blend,
+        "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
+        "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
+        "compat": record["compat"],
+    }
+
+
+def _gain(rows: list[list[float]], length: int) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), length)

@@ -1,0 +1,268 @@
+"""A text with its tokens: `Prompt`, found through the tokenizer's own character offsets."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+Span = tuple[int, int]
+
+_NO_LIMIT = 100_000  # tokenizers without a limit report about 1e30
+
+
+class AlignmentError(ValueError):
+    """Say that a word is not in a prompt, or that two prompts cannot be aligned."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Hold a text, its padded token ids and the tokens of each word.
+
+    Attributes:
+        text: the prompt as it was written.
+        ids: token ids, padded to the model's length L.
+        spans: for each word its half-open range of token positions; special tokens are in none.
+        chars: for each word its half-open range of characters of `text`.
+        pieces: for each of the L tokens the text that it shows, special tokens included.
+        specials: positions of the special tokens that frame the text (start, end), not padding.
+        end: number of tokens before the padding.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    chars: tuple[Span, ...]
+    pieces: tuple[str, ...]
+    specials: tuple[int, ...]
+    end: int
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Any, length: int | None = None) -> Prompt:
+        """Tokenize a text and find the tokens of each word.
+
+        Args:
+            text: the prompt; it may be empty.
+            tokenizer: a fast tokenizer of the transformers library.
+            length: number of tokens L to pad to; the tokenizer's own limit by default.
+
+        Raises:
+            ValueError: the text has more tokens than fit, or the tokenizer states no limit.
+            TypeError: the text is no string, or the tokenizer reports no offsets.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"A prompt is a string, got {type(text).__name__}: {text!r:.60}.")
+        length = _length(tokenizer, length)
+        encoded = _encode(text, tokenizer, length)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        end = sum(encoded["attention_mask"])
+        special = encoded["special_tokens_mask"]
+        if len(ids) > length:
+            raise ValueError(_too_long(text, offsets, special, length))
+        inside = [i for i in range(end) if not special[i]]
+        chars, spans = _group(text, inside, offsets)
+        raw = tokenizer.convert_ids_to_tokens(ids)
+        pieces = [text[slice(*offsets[i])].strip() if i in inside else "" for i in range(length)]
+        return cls(
+            text=text,
+            ids=tuple(ids),
+            spans=tuple(spans),
+            chars=tuple(chars),
+            pieces=tuple(piece or str(name) for piece, name in zip(pieces, raw, strict=True)),
+            specials=tuple(i for i in range(end) if special[i]),
+            end=end,
+        )
+
+    def __len__(self) -> int:
+        """Return L, the number of tokens with padding."""
+        return len(self.ids)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the words as they are written; a run of punctuation counts as a word."""
+        return tuple(self.text[start:stop] for start, stop in self.chars)
+
+    def tokens_of(self, word: str, occurrence: int | None = None) -> list[int]:
+        """Return the token positions of a word or phrase, ignoring case.
+
+        Args:
+            word: a word or several words in a row, as "polar bear".
+            occurrence: 0 is the first place where it stands; None takes all places.
+
+        Raises:
+            AlignmentError: it does not stand in the prompt, or not that often.
+        """
+        places = self.find(word)
+        if not places:
+            raise AlignmentError(
+                f"{word!r} is not in the prompt {self.text!r}. {_listing(self.words)}"
+            )
+        if occurrence is None:
+            chosen = places
+        elif 0 <= occurrence < len(places):
+            chosen = [places[occurrence]]
+        else:
+            raise AlignmentError(
+                f"{word!r} stands {len(places)} time(s) in the prompt {self.text!r}, so there is "
+                f"no occurrence {occurrence}. Count from 0 to {len(places) - 1}, or leave "
+                f"occurrence out to take all of them."
+            )
+        return [t for first, last in chosen for t in range(*self.token_range(first, last))]
+
+    def find(self, phrase: str) -> list[Span]:
+        """Return where a phrase stands, as half-open ranges of word numbers; may be empty."""
+        wanted = normal(phrase)
+        places: list[Span] = []
+        first = 0
+        while wanted and first < len(self.chars):
+            stop = self._match(wanted, first)
+            if stop is not None:
+                places.append((first, stop))
+            first = stop or first + 1
+        return places
+
+    def token_range(self, first: int, stop: int) -> Span:
+        """Return the half-open token range of the words `first` to `stop` (exclusive)."""
+        return self.spans[first][0], self.spans[stop - 1][1]
+
+    def phrase(self, first: int, stop: int) -> str:
+        """Return the text from word `first` to word `stop` (exclusive), as it is written."""
+        return self.text[self.chars[first][0] : self.chars[stop - 1][1]]
+
+    def _match(self, wanted: str, first: int) -> int | None:
+        stops = range(first + 1, len(self.chars) + 1)
+        return next((stop for stop in stops if normal(self.phrase(first, stop)) == wanted), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain lists and numbers, ready for JSON."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Prompt:
+        """Build the prompt again from `to_dict`."""
+        return cls(
+            text=str(fields["text"]),
+            ids=tuple(fields["ids"]),
+            spans=tuple((int(a), int(b)) for a, b in fields["spans"]),
+            chars=tuple((int(a), int(b)) for a, b in fields["chars"]),
+            pieces=tuple(fields["pieces"]),
+            specials=tuple(fields["specials"]),
+            end=int(fields["end"]),
+        )
+
+
+def normal(text: str) -> str:
+    """Return a text as it is compared: case folded, composed accents, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+
+
+def _length(tokenizer: Any, length: int | None) -> int:
+    if length is None:
+        length = int(tokenizer.model_max_length)
+        if length > _NO_LIMIT:
+            raise ValueError(
+                "This tokenizer states no limit. Pass length=..., the number of text tokens "
+                "that the model was trained with (77 for most)."
+            )
+    if length < 1:
+        raise ValueError(f"A prompt needs a length of at least 1 token, got {length}.")
+    return length
+
+
+def _encode(text: str, tokenizer: Any, length: int) -> Any:
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"{type(tokenizer).__name__} reports no character offsets. Use the fast tokenizer "
+            f"of the same model: AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    return tokenizer(
+        text,
+        padding="max_length",
+        max_length=length,
+        truncation=False,
+        return_attention_mask=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+
+
+def _too_long(text: str, offsets: Sequence[Span], special: Sequence[int], length: int) -> str:
+    frame = sum(special)
+    inside = [offset for offset, mark in zip(offsets, special, strict=True) if not mark]
+    room = max(length - frame, 0)
+    cut = inside[room][0] if room < len(inside) else len(text)
+    kept, lost = text[:cut].rstrip(), text[cut:].lstrip()
+    return (
+        f"The prompt is {len(offsets) - length} token(s) too long: it has {len(offsets)} with "
+        f"its {frame} special token(s), the model takes {length}. It would be cut after "
+        f"{kept[-40:]!r}, losing {lost[:40]!r}. Shorten it."
+    )
+
+
+def _word_chars(text: str) -> list[Span]:
+    """Split a text in words: runs of letters, marks and digits, or runs of punctuation.
+
+    An apostrophe between two letters starts a word of its own ("cat's" is "cat" and "'s"), as
+    the tokenizers of CLIP and BERT cut it.
+    """
+    found: list[Span] = []
+    for kind, run in groupby(range(len(text)), key=lambda i: _kind(text, i)):
+        places = list(run)
+        if kind != "space":
+            found.append((places[0], places[-1] + 1))
+    return _with_apostrophes(text, found)
+
+
+def _kind(text: str, i: int) -> str:
+    if text[i].isspace():
+        return "space"
+    return "word" if unicodedata.category(text[i])[0] in "LMN" or text[i] == "_" else "mark"
+
+
+def _with_apostrophes(text: str, found: list[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for start, stop in found:
+        before = joined[-1] if joined else (0, 0)
+        if (
+            len(joined) > 1
+            and text[slice(*before)] in ("'", "’")
+            and before[1] == start
+            and joined[-2][1] == before[0]
+            and _kind(text, start) == "word"
+        ):
+            joined[-1] = (before[0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _group(
+    text: str, inside: Sequence[int], offsets: Sequence[Span]
+) -> tuple[list[Span], list[Span]]:
+    """Give each word its tokens; words that share a token become one word."""
+    chars: list[Span] = []
+    spans: list[Span] = []
+    waiting: int | None = None  # a token that shows only the space before a word joins that word
+    candidates = _word_chars(text)
+    for token in inside:
+        touched = [w for w in candidates if w[0] < offsets[token][1] and offsets[token][0] < w[1]]
+        if not touched:
+            waiting = token if waiting is None else waiting
+            continue
+        start, stop = touched[0][0], touched[-1][1]
+        if chars and start < chars[-1][1]:
+            chars[-1] = (chars[-1][0], max(stop, chars[-1][1]))
+            spans[-1] = (spans[-1][0], token + 1)
+        else:
+            chars.append((start, stop))
+            spans.append((token if waiting is None else waiting, token + 1))
+        waiting = None
+    return chars, spans
+
+
+def _listing(words: Sequence[str]) -> str:
+    if not words:
+        return "The prompt has no words."
+    return "Its words are: " + ", ".join(repr(word) for word in words) + "."
