@@ -5,8 +5,8 @@ Pictures are PIL images or numpy arrays of (H, W, C) or (H, W), or torch tensors
 foreground); floats are cut at one half. Nothing here knows of models, prompts or runs.
 """
 
-from .maps import mask_iou, pointing_accuracy, rank_correlation
-from .pictures import (
+from p2p_lab.metrics.maps import mask_iou, pointing_accuracy, rank_correlation
+from p2p_lab.metrics.pictures import (
     background_mse,
     background_psnr,
     background_ssim,
@@ -18,7 +18,7 @@ from .pictures import (
     ssim,
     ssim_map,
 )
-from .structure import EditSummary, edit_summary, structure_distance
+from p2p_lab.metrics.structure import EditSummary, edit_summary, structure_distance
 
 __all__ = [
     "EditSummary",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Floats, to_mask, to_numbers
+from p2p_lab.metrics._arrays import Floats, to_mask, to_numbers
 
 
 def mask_iou(predicted: Any, truth: Any, *, threshold: float | None = None) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Floats, to_pair, to_region
+from p2p_lab.metrics._arrays import Floats, to_pair, to_region
 
 
 def mse(a: Any, b: Any) -> float:

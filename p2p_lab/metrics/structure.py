@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Bools, Floats, to_mask, to_pair
-from .pictures import background_psnr
+from p2p_lab.metrics._arrays import Bools, Floats, to_mask, to_pair
+from p2p_lab.metrics.pictures import background_psnr
 
 LUMA = (0.299, 0.587, 0.114)
 VISIBLE = 0.1  # a change of a tenth of the range is seen at a glance

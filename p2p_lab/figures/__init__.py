@@ -1,0 +1,29 @@
+"""Plots of maps, edits and plans: axes-level, returned, never shown by themselves.
+
+A function that draws one panel takes `ax=None`: given axes it draws there and returns them, without
+it makes a figure and returns that. Every figure has alternative text (`alt_text`), one perceptually
+uniform colour map with its range written on it, and its numbers beside the pictures. The room knows
+no algorithm: what it draws was computed elsewhere.
+"""
+
+from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, to_png
+from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
+from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
+from p2p_lab.figures.plans import show_alignment, show_plan
+
+__all__ = [
+    "CMAP",
+    "Drawn",
+    "LabFigure",
+    "alt_text",
+    "overlay",
+    "show_alignment",
+    "show_edit",
+    "show_map",
+    "show_maps",
+    "show_pictures",
+    "show_plan",
+    "show_sweep",
+    "to_png",
+    "upsample",
+]

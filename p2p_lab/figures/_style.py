@@ -1,0 +1,127 @@
+"""What all figures share: one colour map, plain text, pictures on axes, alternative text.
+
+Figures are made without pyplot: nothing is shown twice, nothing stays open, and worker threads
+may draw. A notebook shows a figure that is the last line of a cell.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+CMAP = "viridis"  # perceptually uniform, and its lightness still rises when printed in grey
+DPI = 100
+SMALL, NORMAL = 8.0, 9.5  # points
+
+Floats = NDArray[np.float64]
+
+
+class LabFigure(Figure):
+    """A figure with alternative text, which a notebook shows together with the picture."""
+
+    alt: str = ""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the picture, its alternative text as plain text and as metadata."""
+        text = f"Figure: {self.alt}"
+        return {"image/png": to_png(self), "text/plain": text}, {"image/png": {"alt": self.alt}}
+
+
+Drawn = Figure | Axes
+
+
+def new_figure(width: float, height: float) -> LabFigure:
+    """Return an empty figure of a size in inches, laid out so that no text is cut."""
+    figure = LabFigure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG bytes, its alternative text in the file's Description."""
+    buffer = io.BytesIO()
+    about = {"Description": alt_text(figure), "Software": None}
+    figure.savefig(buffer, format="png", metadata=about)
+    return buffer.getvalue()
+
+
+def _owner(drawn: Drawn) -> Any:
+    """Return the whole figure: itself, or the one that an axes is part of."""
+    return drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+
+
+def alt_text(drawn: Drawn) -> str:
+    """Return the sentence that says what a figure shows, for who cannot see it."""
+    return str(getattr(_owner(drawn), "alt", ""))
+
+
+def describe(drawn: Drawn, text: str) -> None:
+    """Set the alternative text of a figure, or add that of one axes to its figure's."""
+    before = alt_text(drawn) if isinstance(drawn, Axes) else ""
+    _owner(drawn).alt = f"{before} {text}".strip()
+
+
+def axes_or_new(ax: Axes | None, width: float, height: float) -> tuple[Axes, Drawn]:
+    """Return the axes to draw on, and what to give back: the axes given, or the new figure."""
+    if ax is not None:
+        return ax, ax
+    figure = new_figure(width, height)
+    return figure.add_subplot(), figure
+
+
+def panels(count: int, *, columns: int, size: float, rows_each: int = 1) -> tuple[LabFigure, Any]:
+    """Return a figure and an array (rows, columns) of empty axes for `count` square panels."""
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns) * rows_each
+    figure = new_figure(size * columns, (size + 0.55) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for ax in grid.flat:
+        ax.set_axis_off()
+    return figure, grid
+
+
+def to_array(image: Any) -> Floats:
+    """Return a picture as (H, W, 3) floats in 0…1, from a Run, PIL, numpy or torch."""
+    from p2p_lab.metrics._arrays import to_picture
+
+    array = to_picture(getattr(image, "image", image), "the picture")
+    rgb = array if array.shape[-1] == 3 else np.repeat(array[..., :1], 3, -1)
+    return np.clip(rgb, 0, 1)  # (H, W, 3)
+
+
+def say(ax: Axes, title: str, *, below: str = "", width: int = 26) -> None:
+    """Write a wrapped title above an axes and a line below it, as plain text (no mathematics)."""
+    wrapped = "\n".join(textwrap.wrap(title, width) or [""])
+    ax.set_title(wrapped, fontsize=NORMAL, parse_math=False)
+    if below:
+        ax.text(
+            0.5, -0.04, below, transform=ax.transAxes, ha="center", va="top",
+            fontsize=SMALL, parse_math=False,
+        )  # fmt: skip
+
+
+def show_picture(ax: Axes, image: Any, title: str = "", *, below: str = "") -> None:
+    """Draw one picture with its title and the line below it."""
+    ax.imshow(to_array(image), interpolation="nearest")
+    ax.set_axis_off()
+    say(ax, title, below=below)
+
+
+def evenly(count: int, wanted: int) -> Sequence[int]:
+    """Return at most `wanted` indices of `count`, first and last among them."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted)).round()})
+
+
+def cells(values: Floats) -> Iterator[tuple[int, int, float]]:
+    """Yield row, column and value of every cell of a table."""
+    for (row, column), value in np.ndenumerate(values):
+        yield row, column, float(value)

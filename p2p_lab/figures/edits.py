@@ -1,0 +1,124 @@
+"""Pictures beside pictures, with their numbers: one edit, a sweep of edits."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from p2p_lab.figures._style import LabFigure, describe, new_figure, panels, show_picture, to_array
+from p2p_lab.metrics import edit_summary, psnr
+
+Picture = Any  # a Run, a PIL image, a numpy array (H, W, C) or a torch tensor (C, H, W)
+
+
+def _text(run: Any) -> str:
+    """Return the prompt of a Run, nothing for a bare picture."""
+    prompt = getattr(run, "prompt", "")
+    return str(getattr(prompt, "text", prompt))
+
+
+def show_edit(
+    source: Picture,
+    plain: Picture,
+    edited: Picture,
+    *,
+    mask: Any = None,
+    titles: Sequence[str] = ("source", "re-prompt, same seed", "edit"),
+) -> LabFigure:
+    """Draw source | plain re-prompt of the same seed | edit, with what each kept of the source.
+
+    Args:
+        source: the source, as a Run or a picture.
+        plain: the target prompt's picture from the same seed without control: what one would get
+            by just writing the other prompt. It is what the edit has to be better than.
+        edited: the edit.
+        mask: (H, W), the object that was to change: the numbers then count the background only,
+            and its outline is drawn.
+        titles: three titles; the prompts of Runs are written below them.
+    """
+    three = [to_array(picture) for picture in (source, plain, edited)]
+    summary = edit_summary(three[0], three[1], three[2], mask)
+    kept = "background" if mask is not None else "picture"
+    said = [
+        _text(source),
+        f"{kept} {_decibels(summary.kept_psnr_plain)}, changed {summary.changed_plain:.0%}",
+        f"{kept} {_decibels(summary.kept_psnr)}, changed {summary.changed:.0%}",
+    ]
+    figure, grid = panels(3, columns=3, size=2.6)
+    for ax, picture, run, title, below in zip(
+        grid.flat, three, (source, plain, edited), titles, said, strict=True
+    ):
+        prompt = _text(run)
+        show_picture(ax, picture, title, below=_lines(below, prompt if below != prompt else ""))
+        if mask is not None:
+            ax.contour(to_array(mask)[..., 0], levels=[0.5], colors="white", linewidths=0.8)
+    prompts = f' of "{_text(source)}" to "{_text(edited)}"' if _text(source) else ""
+    describe(figure, f"Source, plain re-prompt and edit{prompts}. {summary.verdict}")
+    return figure
+
+
+def _decibels(value: float) -> str:
+    """Write a PSNR; an infinite one means that nothing differs."""
+    return "identical" if value == float("inf") else f"{value:.1f} dB"
+
+
+def _lines(*texts: str) -> str:
+    """Return the texts wrapped, one under the other."""
+    return "\n".join(line for text in texts for line in textwrap.wrap(text, 40))
+
+
+def show_sweep(
+    pictures: Sequence[Picture],
+    values: Sequence[Any],
+    *,
+    name: str = "",
+    source: Picture | None = None,
+    columns: int = 8,
+) -> LabFigure:
+    """Draw a row of edits as one number changes: a window's end τ, a fader, a seed.
+
+    Args:
+        pictures: the edits, as Runs or pictures.
+        values: the number of each, written above it.
+        name: what the number is, as "τ cross".
+        source: the source; each picture then says how much it differs from it, PSNR in dB.
+        columns: pictures a row.
+
+    Raises:
+        ValueError: when there are not as many values as pictures, or none.
+    """
+    if len(pictures) != len(values) or not pictures:
+        raise ValueError(
+            f"A sweep needs one value a picture and at least one, got {len(pictures)} pictures "
+            f"and {len(values)} values."
+        )
+    figure, grid = panels(len(pictures), columns=columns, size=1.5)
+    numbers = [psnr(to_array(source), to_array(p)) for p in pictures] if source is not None else []
+    for i, (ax, picture, value) in enumerate(zip(grid.flat, pictures, values, strict=False)):
+        below = _decibels(numbers[i]) if numbers else ""
+        show_picture(ax, picture, f"{name} {_short(value)}".strip(), below=below)
+    ends = f"{_short(values[0])} to {_short(values[-1])}"
+    told = (
+        f" PSNR to the source from {_decibels(numbers[0])} to {_decibels(numbers[-1])}."
+        if numbers
+        else ""
+    )
+    describe(figure, f"{len(pictures)} edits as {name or 'a value'} goes from {ends}.{told}")
+    return figure
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_pictures(pictures: Sequence[Picture], titles: Sequence[str] = ()) -> LabFigure:
+    """Draw pictures in one row, with their titles (by default the prompts of Runs)."""
+    names = list(titles) or [_text(p) for p in pictures]
+    if len(names) != len(pictures) or not names:
+        raise ValueError(f"Give one title a picture, got {len(pictures)} and {len(names)}.")
+    figure = new_figure(2.3 * len(pictures), 2.8)
+    for i, (picture, title) in enumerate(zip(pictures, names, strict=True)):
+        show_picture(figure.add_subplot(1, len(pictures), i + 1), picture, title)
+    describe(figure, "Pictures side by side: " + "; ".join(n or "untitled" for n in names) + ".")
+    return figure

@@ -1,0 +1,182 @@
+"""Word heatmaps: where the model looks for each word, on one colour scale, with their numbers.
+
+A map is (h, w), the mean attention probability that each position pays to a word. The maps of one
+figure share the range 0 … their common maximum, so that a loud word looks loud; the numbers say
+the rest. What recorded the maps is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from PIL import Image
+
+from p2p_lab.figures._style import (
+    CMAP,
+    SMALL,
+    Drawn,
+    Floats,
+    LabFigure,
+    axes_or_new,
+    describe,
+    panels,
+    say,
+    show_picture,
+    to_array,
+)
+from p2p_lab.metrics import mask_iou, pointing_accuracy
+
+
+def _heat(values: Any) -> Floats:
+    """Return a map as (h, w) floats."""
+    array = values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
+    heat = np.asarray(array, dtype=np.float64)
+    if heat.ndim != 2 or not np.isfinite(heat).all():
+        raise ValueError(
+            f"A heatmap must be (h, w) finite numbers, got shape {heat.shape}. Average heads, "
+            "steps and layers first."
+        )
+    return heat
+
+
+def _collect(maps: Any, words: Sequence[str] | None) -> dict[str, Floats]:
+    """Return the maps to draw by word, from a Run or from a mapping."""
+    if not isinstance(maps, Mapping):
+        if getattr(maps, "attention", None) is None:
+            raise ValueError(
+                "This run recorded no attention, so there are no maps to draw. Generate it with "
+                'record="store" or record="tape".'
+            )
+        wanted = words if words is not None else None
+        found = maps.attention.maps() if wanted is None else None
+        maps = found if found is not None else {w: maps.attention.map(w) for w in words or ()}
+    chosen = list(maps) if words is None else list(words)
+    missing = [w for w in chosen if w not in maps]
+    if missing or not chosen:
+        raise ValueError(f"There is no map of {missing or 'any word'}; there are: {list(maps)}.")
+    return {word: _heat(maps[word]) for word in chosen}
+
+
+def upsample(heat: Any, height: int, width: int) -> Floats:
+    """Return a map at picture size, bilinear, (h, w) → (H, W); its values are kept."""
+    image = Image.fromarray(_heat(heat).astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float64)
+
+
+def overlay(image: Any, heat: Any, *, top: float | None = None) -> Floats:
+    """Return the picture lit by a map, (H, W, 3): bright where the map is high, dark where not.
+
+    Args:
+        image: the picture, as a Run, PIL, numpy or torch.
+        heat: the map (h, w).
+        top: the map's value that shows the picture at full brightness; its maximum by default.
+    """
+    picture = to_array(image)
+    light = upsample(heat, *picture.shape[:2])
+    light = np.clip(light / (top or light.max() or 1.0), 0, 1)
+    return np.asarray(picture * (0.12 + 0.88 * light[..., None]))  # (H, W, 3)
+
+
+def show_map(
+    heat: Any,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    top: float | None = None,
+    mask: Any = None,
+) -> Drawn:
+    """Draw one heatmap with its range; with a true mask also its outline and scores.
+
+    Args:
+        heat: (h, w).
+        ax: where to draw; a new figure by default.
+        title: usually the word.
+        top: upper end of the colour scale; the map's maximum by default.
+        mask: (H, W), where the word really is.
+    """
+    values = _heat(heat)
+    ax, drawn = axes_or_new(ax, 2.6, 3.0)
+    ax.imshow(values, cmap=CMAP, vmin=0, vmax=top or values.max() or 1.0, interpolation="nearest")
+    ax.set_axis_off()
+    said = f"max {values.max():.2f}, mean {values.mean():.3f}"
+    if mask is not None:
+        truth = to_array(mask)[..., 0] > 0.5
+        rows, columns = (np.linspace(-0.5, n - 0.5, m) for n, m in zip(values.shape, truth.shape))  # noqa: B905
+        ax.contour(columns, rows, truth, levels=[0.5], colors="white", linewidths=1)
+        said += f"\n{_scores(values, truth)}"
+    say(ax, title, below=said)
+    describe(drawn, f'Heatmap of "{title}": {said}.'.replace("\n", ", "))
+    return drawn
+
+
+def _scores(heat: Floats, truth: Any) -> str:
+    """Say how well a map covers its true mask."""
+    height, width = truth.shape
+    iou = mask_iou(upsample(heat, height, width), truth, threshold=0.5)
+    hit = "hit" if pointing_accuracy(heat, truth) else "miss"
+    return f"IoU {iou:.2f}, peak: {hit}"
+
+
+def show_maps(
+    maps: Any,
+    words: Sequence[str] | None = None,
+    *,
+    image: Any = None,
+    masks: Mapping[str, Any] | None = None,
+    columns: int = 7,
+) -> LabFigure:
+    """Draw the heatmaps of words on one shared scale, above the picture lit by each of them.
+
+    The heatmaps share their scale, so that loudness can be compared; the lit pictures use each
+    map's own maximum, so that a quiet word's place can be seen.
+
+    Args:
+        maps: a `Run`, or a mapping from word to map (h, w).
+        words: the words to show; by default all there are.
+        image: the picture; by default the Run's own. Without one the second row is left out.
+        masks: true masks (H, W) by word, as `scenes` makes them: outlines and scores are added.
+        columns: panels a row.
+
+    Raises:
+        ValueError: when nothing was recorded, or a word has no map.
+    """
+    heats = _collect(maps, words)
+    picture = image if image is not None else getattr(maps, "image", None)
+    top = max(float(heat.max()) for heat in heats.values()) or 1.0
+    first = 1 if picture is not None else 0
+    count = len(heats) + first
+    figure, grid = panels(count, columns=columns, size=1.55, rows_each=1 + first)
+    rows, wide = grid[:: 1 + first].reshape(-1), grid[1 :: 1 + first].reshape(-1)
+    if picture is not None:
+        show_picture(rows[0], picture, "picture")
+    for i, (word, heat) in enumerate(heats.items(), start=first):
+        show_map(heat, rows[i], title=word, top=top, mask=(masks or {}).get(word))
+        if picture is not None:
+            wide[i].imshow(overlay(picture, heat), interpolation="nearest")
+    scale = ScalarMappable(Normalize(0, top), CMAP)
+    bar = figure.colorbar(scale, ax=grid, shrink=0.6, pad=0.01)
+    bar.set_label(f"mean attention probability, 0 … {top:.2f}", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    figure.alt = _maps_alt(heats, top)
+    return figure
+
+
+def _maps_alt(heats: Mapping[str, Floats], top: float) -> str:
+    """Say which word is loudest, and where each looks."""
+    places = [f'"{word}" peaks {_where(heat)} at {heat.max():.2f}' for word, heat in heats.items()]
+    return f"Heatmaps of {len(heats)} words on the shared scale 0 to {top:.2f}: " + (
+        "; ".join(places) + "."
+    )
+
+
+def _where(heat: Floats) -> str:
+    """Name the ninth of the picture in which a map has its maximum."""
+    row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    down = ("top", "middle", "bottom")[int(3 * row // heat.shape[0])]
+    across = ("left", "centre", "right")[int(3 * column // heat.shape[1])]
+    return f"{down} {across}"

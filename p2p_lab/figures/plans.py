@@ -1,0 +1,142 @@
+"""Pictures of what will be done, before any sampling: the alignment and the plan of an edit.
+
+    M̂ₜ[:, j] = g_src[t, j] · (M_src,ₜ · P)[:, j] + g_tgt[t, j] · M_tgt,ₜ[:, j]
+
+`show_alignment` draws P, `show_plan` the two gains over the steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from p2p_lab.figures._style import (
+    CMAP,
+    NORMAL,
+    SMALL,
+    Drawn,
+    Floats,
+    LabFigure,
+    axes_or_new,
+    cells,
+    describe,
+    new_figure,
+)
+
+MOST_TOKENS = 40
+
+
+def _table(values: Any) -> Floats:
+    return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values)
+
+
+def show_alignment(alignment: Any, ax: Axes | None = None) -> Drawn:
+    """Draw the mapper P: which source token (row) feeds which target token (column).
+
+    A target token without a source partner keeps its own attention; its column is hatched and
+    marked "new". Padding is left out. The number in a cell is its share; a column sums to 1.
+    """
+    source, target = alignment.source, alignment.target
+    table = _table(alignment.mapper)[: source.end, : target.end]  # (L_src, L_tgt)
+    ax, drawn = axes_or_new(ax, 1.6 + 0.42 * target.end, 1.3 + 0.36 * source.end)
+    ax.imshow(table, cmap=CMAP, vmin=0, vmax=1, aspect="auto")
+    for row, column, share in cells(table):
+        if share > 0:
+            colour = "black" if share > 0.6 else "white"
+            ax.text(column, row, f"{share:.2g}", ha="center", va="center", color=colour, size=SMALL)
+    new = [j for j in range(target.end) if not bool(alignment.matched[j])]
+    for j in new:
+        ax.add_patch(Rectangle((j - 0.5, -0.5), 1, source.end, fill=False, hatch="//", ec="white"))
+    names = [p + (" (new)" if j in new else "") for j, p in enumerate(target.pieces[: target.end])]
+    _ticks(ax.xaxis, names, rotation=60)
+    _ticks(ax.yaxis, list(source.pieces[: source.end]))
+    ax.set_xlabel("target token", fontsize=NORMAL)
+    ax.set_ylabel("source token", fontsize=NORMAL)
+    ax.set_title("mapper P, 0 (dark) … 1 (light)", fontsize=NORMAL)
+    fed = ", ".join(target.pieces[j] for j in new) or "none"
+    describe(
+        drawn,
+        f'Alignment of "{source.text}" (rows) with "{target.text}" (columns), '
+        f"{target.end - len(new)} of {target.end} target tokens fed by the source; new: {fed}.",
+    )
+    return drawn
+
+
+def _ticks(axis: Any, names: list[str], *, rotation: float = 0) -> None:
+    """Label every token of an axis, as plain text."""
+    axis.set_ticks(range(len(names)), labels=names, fontsize=SMALL, rotation=rotation)
+    for label in axis.get_ticklabels():
+        label.set_parse_math(False)
+        if rotation:
+            label.set(ha="right", rotation_mode="anchor")
+
+
+def show_plan(plan: Any, target: Any = None) -> LabFigure:
+    """Draw the gains of a plan, tokens by steps, and below them the self-attention and blend spans.
+
+    Args:
+        plan: an `EditPlan`.
+        target: the target `Prompt`, for the tokens' names; by default the plan's own if it has one.
+    """
+    target = target if target is not None else getattr(plan, "target", None)
+    gains = [_table(plan.source_gain), _table(plan.target_gain)]  # (T, L) each
+    steps, length = gains[0].shape
+    shown = min(length if target is None else target.end, MOST_TOKENS)
+    names = [str(j) for j in range(shown)] if target is None else list(target.pieces[:shown])
+    low = min(0.0, *(float(g[:, :shown].min()) for g in gains))
+    high = max(1.0, *(float(g[:, :shown].max()) for g in gains))
+    figure = new_figure(9.5, 1.9 + 0.2 * shown)
+    grid = figure.subplots(2, 2, sharex=True, height_ratios=[shown, 2.6])
+    titles = ("gain of the source's map", "gain of the target's own map")
+    for ax, gain, title in zip(grid[0], gains, titles, strict=True):
+        image = ax.imshow(gain[:, :shown].T, cmap=CMAP, vmin=low, vmax=high, aspect="auto")
+        ax.set_title(title, fontsize=NORMAL)
+        _ticks(ax.yaxis, names if ax is grid[0][0] else [])
+    bar = figure.colorbar(image, ax=grid[0], pad=0.01)
+    bar.set_label(f"gain, {low:g} … {high:g}", fontsize=SMALL)
+    spans = _spans(plan, steps)
+    for ax in grid[1]:
+        _draw_spans(ax, spans, steps)
+    describe(figure, _plan_alt(gains[0][:, :shown], names, spans))
+    return figure
+
+
+def _spans(plan: Any, steps: int) -> list[tuple[str, int, int]]:
+    """Return name, first step and end of what is not a gain."""
+    own = plan.self_steps
+    spans = [(f"self-attention ≤ {plan.self_pixels} px", own.start, max(own.start, own.stop))]
+    blend = plan.blend
+    if blend is not None:
+        start = getattr(blend, "start_step", getattr(blend, "start", 0))
+        first = round(start * steps) if isinstance(start, float) else int(start)
+        spans.append(("local blend", first, steps))
+    return spans
+
+
+def _draw_spans(ax: Axes, spans: list[tuple[str, int, int]], steps: int) -> None:
+    """Draw each span as a bar over the steps, with its name inside or beside it."""
+    for row, (name, start, end) in enumerate(spans):
+        ax.barh(row, end - start, left=start - 0.5, height=0.7, color="0.75", edgecolor="0.3")
+        said = name if end > start else f"{name}: never"
+        ax.text(-0.3, row, said, fontsize=SMALL, va="center", ha="left")
+    ax.set(xlim=(-0.5, steps - 0.5), ylim=(len(spans) - 0.4, -0.6), yticks=[])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("step, from noise (left) to image (right)", fontsize=SMALL)
+    ax.tick_params(labelsize=SMALL)
+
+
+def _plan_alt(gain: Floats, names: list[str], spans: list[tuple[str, int, int]]) -> str:
+    """Say the plan in words: how many tokens take the source's map, and when."""
+    used = [(name, np.flatnonzero(gain[:, j])) for j, name in enumerate(names)]
+    used = [(name, on) for name, on in used if on.size]
+    said = f"Plan of an edit over {len(gain)} steps: {len(used)} of {len(names)} tokens take the "
+    said += "source's map"
+    if used:
+        first, last = min(int(on[0]) for _, on in used), max(int(on[-1]) for _, on in used)
+        said += f" between steps {first} and {last}"
+    bars = [f"{name} in steps {a} to {b - 1}" for name, a, b in spans if b > a]
+    return "; ".join([said, *bars]) + "."

@@ -1,0 +1,217 @@
+"""Laws of the figures: what is drawn is what was given, on one scale, with words beside it."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+from worlds import tiny_tokenizer
+
+from p2p_lab import figures
+from p2p_lab.edits import LocalBlend, Replace, Reweight, compile_edits
+from p2p_lab.tokens import Prompt, align_words
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> tuple[Prompt, Prompt]:
+    tokenizer = tiny_tokenizer()
+    return (
+        Prompt.of("a cat on the grass", tokenizer),
+        Prompt.of("a polar bear on the grass with $hat$", tokenizer),
+    )
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((24, 24, 3))
+
+
+def texts(figure) -> list[str]:
+    """Every text of a figure, titles and captions, as written."""
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+def all_figures(prompts) -> dict[str, figures.LabFigure]:
+    a, b, c = picture(0), picture(1), picture(2)
+    alignment = align_words(*prompts)
+    plan = compile_edits(
+        [Replace(), Reweight("grass", 2.0), LocalBlend("cat", "bear")], *prompts, 8
+    )
+    maps = {w: RNG.random((6, 6)) for w in ("cat", "grass")}
+    return {
+        "alignment": figures.show_alignment(alignment),
+        "plan": figures.show_plan(plan),
+        "edit": figures.show_edit(a, b, c),
+        "maps": figures.show_maps(maps, image=a),
+        "map": figures.show_map(maps["cat"], title="cat"),
+        "sweep": figures.show_sweep([a, b], [0.2, 0.8], name="τ", source=a),
+        "pictures": figures.show_pictures([a, b], ["one", "two"]),
+    }
+
+
+def test_every_figure_has_alternative_text_and_carries_it_into_its_png(prompts) -> None:
+    for name, figure in all_figures(prompts).items():
+        text = figures.alt_text(figure)
+        assert len(text) > 20 and text.endswith("."), name
+        saved = Image.open(io.BytesIO(figures.to_png(figure)))
+        assert saved.info["Description"] == text, name
+
+
+def test_a_notebook_gets_the_picture_with_its_alternative_text(prompts) -> None:
+    figure = figures.show_alignment(align_words(*prompts))
+    data, metadata = figure._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == f"Figure: {figures.alt_text(figure)}"
+    assert metadata["image/png"]["alt"] == figures.alt_text(figure)
+
+
+def test_the_room_does_not_import_pyplot_so_nothing_stays_open() -> None:
+    import subprocess
+    import sys
+
+    code = "import p2p_lab.figures, sys; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_same_figure_is_the_same_bytes() -> None:
+    heat = RNG.random((6, 6))
+    one, two = (figures.to_png(figures.show_map(heat, title="cat")) for _ in range(2))
+    assert one == two
+
+
+def test_given_axes_are_drawn_on_and_returned(prompts) -> None:
+    figure = figures.LabFigure()
+    left, right = figure.subplots(1, 2)
+    assert figures.show_alignment(align_words(*prompts), left) is left
+    assert figures.show_map(np.eye(4), right, title="cat") is right
+    assert isinstance(left, Axes) and left.images and right.images
+    assert "Alignment" in figures.alt_text(left) and "cat" in figures.alt_text(left)
+
+
+def test_the_drawn_alignment_is_the_mapper_and_marks_new_tokens(prompts) -> None:
+    alignment = align_words(*prompts)
+    source, target = prompts
+    figure = figures.show_alignment(alignment)
+    drawn = np.asarray(figure.axes[0].images[0].get_array())
+    assert np.allclose(drawn, alignment.mapper[: source.end, : target.end])
+    new = [t.get_text() for t in figure.axes[0].get_xticklabels() if "(new)" in t.get_text()]
+    assert len(new) == target.end - int(alignment.matched[: target.end].sum())
+
+
+def test_the_drawn_plan_is_its_gains_on_one_stated_range(prompts) -> None:
+    edits = [
+        Replace(cross=(0, 0.5)),
+        Reweight("grass", -2.0),
+        LocalBlend("cat", "bear", start=0.25),
+    ]
+    plan = compile_edits(edits, *prompts, 8)
+    figure = figures.show_plan(plan)
+    end = prompts[1].end
+    left, right = (ax.images[0] for ax in figure.axes[:2])
+    assert np.allclose(left.get_array(), plan.source_gain[:, :end].T)
+    assert np.allclose(right.get_array(), plan.target_gain[:, :end].T)
+    assert left.get_clim() == right.get_clim() == (-2.0, 1.0)
+    assert "gain, -2 … 1" in texts(figure)
+    assert "local blend in steps 2 to 7" in figures.alt_text(figure)
+
+
+def test_word_maps_share_one_scale_and_each_says_its_numbers() -> None:
+    maps = {"cat": np.full((4, 4), 0.1), "grass": torch.full((4, 4), 0.4)}
+    maps["cat"][1, 2] = 0.3
+    figure = figures.show_maps(maps)
+    ranges = {ax.images[0].get_clim() for ax in figure.axes if ax.images}
+    assert len(ranges) == 1 and next(iter(ranges)) == pytest.approx((0, 0.4), abs=1e-6)
+    assert any("max 0.30, mean 0.113" in text for text in texts(figure))
+    assert '"cat" peaks top centre at 0.30' in figures.alt_text(figure) or (
+        '"cat" peaks top right at 0.30' in figures.alt_text(figure)
+    )
+
+
+def test_a_map_on_its_own_mask_is_scored_as_a_hit() -> None:
+    mask = np.zeros((24, 24), bool)
+    mask[:12, :12] = True
+    heat = np.zeros((6, 6))
+    heat[:3, :3] = 0.5
+    figure = figures.show_maps({"cat": heat}, image=picture(), masks={"cat": mask})
+    assert any("peak: hit" in text for text in texts(figure))
+    figure = figures.show_maps({"cat": heat}, image=picture(), masks={"cat": ~mask})
+    assert any("IoU 0.0" in text and "peak: miss" in text for text in texts(figure))
+
+
+def test_maps_of_a_run_are_drawn_over_its_own_picture() -> None:
+    maps = {"cat": np.eye(4), "hat": np.eye(4)[::-1].copy()}
+    attention = SimpleNamespace(maps=lambda: maps, map=lambda word: maps[word])
+    run = SimpleNamespace(attention=attention, image=picture())
+    everything = figures.show_maps(run)
+    assert {"cat", "hat", "picture"} <= set(texts(everything))
+    assert "hat" not in texts(figures.show_maps(run, ["cat"]))
+
+
+def test_the_overlay_shows_the_picture_where_the_map_is_high_and_darkness_elsewhere() -> None:
+    white = np.ones((16, 16, 3))
+    heat = np.zeros((4, 4))
+    heat[0, 0] = 0.7
+    lit = figures.overlay(white, heat)
+    assert lit[0, 0, 0] == pytest.approx(1) and lit[-1, -1, 0] == pytest.approx(0.12)
+    assert np.all(white == 1)
+
+
+def test_upsampling_keeps_the_mean_of_a_map_and_its_range() -> None:
+    heat = RNG.random((8, 8))
+    big = figures.upsample(heat, 32, 48)
+    assert big.shape == (32, 48)
+    assert big.min() >= heat.min() - 1e-6 and big.max() <= heat.max() + 1e-6
+    assert big.mean() == pytest.approx(heat.mean(), rel=0.05)
+
+
+def test_show_edit_says_what_each_picture_kept(prompts) -> None:
+    a, b = picture(0), picture(1)
+    c = a.copy()
+    c[:6, :6] = 1 - c[:6, :6]
+    mask = np.zeros((24, 24), bool)
+    mask[:6, :6] = True
+    run = SimpleNamespace(image=a, prompt=prompts[0])
+    figure = figures.show_edit(run, b, SimpleNamespace(image=c, prompt=prompts[1]), mask=mask)
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert "background identical, changed" in said and "re-prompt, same seed" in said
+    assert prompts[0].text in said and prompts[1].text in said
+
+
+def test_dollar_signs_in_prompts_are_text_and_not_mathematics(prompts) -> None:
+    broken = "a $\\frac cat$ for $10"
+    for figure in (
+        figures.show_pictures([picture()], [broken]),
+        figures.show_maps({broken: np.eye(4)}),
+        figures.show_alignment(align_words(*prompts)),
+    ):
+        assert figures.to_png(figure)
+
+
+def test_a_sweep_names_each_value_and_its_distance_from_the_source() -> None:
+    a = picture()
+    figure = figures.show_sweep([a, a * 0.5], [0, 0.5], name="fader", source=a)
+    said = texts(figure)
+    assert {"fader 0", "fader 0.5", "identical"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: figures.show_map(np.zeros((2, 3, 3))), "Average heads"),
+        (lambda: figures.show_map(np.full((3, 3), np.nan)), "finite"),
+        (lambda: figures.show_maps({"cat": np.eye(3)}, ["dog"]), "there are: \\['cat'\\]"),
+        (lambda: figures.show_maps(SimpleNamespace(attention=None)), 'record="store"'),
+        (lambda: figures.show_sweep([picture()], [1, 2]), "one value a picture"),
+        (lambda: figures.show_pictures([], []), "one title a picture"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_a_sentence(call, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
