@@ -44,8 +44,7 @@ _ROOMS = {
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = ["__version__"]
-__all__ += sorted(_HOME)
+__all__ = sorted(("__version__", *_HOME))  # noqa: PLE0605 (the table above is the list)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,11 @@ what to change; `compile_edits` folds them to an `EditPlan` with P and the two g
 is the equation. The room knows prompts and tensors, but no model, image or sampler.
 """
 
+from p2p_lab.edits.aligners import Edit, Refine, Replace
+from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.compiling import compile_edits, default_edits
-from p2p_lab.edits.kinds import Edit, LocalBlend, Refine, Replace, Reweight
 from p2p_lab.edits.plan import BlendPlan, EditPlan, Window, mix_cross
+from p2p_lab.edits.reweight import Reweight
 
 __all__ = [
     "BlendPlan",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from p2p_lab.edits.kinds import Edit, LocalBlend, Refine, Replace
+from p2p_lab.edits.aligners import Edit, Refine, Replace
+from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.plan import EditPlan
 from p2p_lab.tokens import Prompt, word_blocks
-from p2p_lab.tokens.alignment import Compat, needleman_wunsch
-from p2p_lab.tokens.prompt import normal
+from p2p_lab.tokens.alignment import Compat, needleman_wunsch, spoken
+from p2p_lab.tokens.words import normal
 
 
 def compile_edits(
@@ -50,16 +51,19 @@ def compile_edits(
     plan = EditPlan.identity(source, target, steps, compat=compat)
     for edit in edits:
         plan = edit.apply(plan, source, target)
+    if not bool((plan.source_gain + plan.target_gain).float().isfinite().all()):
+        raise ValueError("The scales multiply to a number too large to compute with. Lower them.")
     return plan
 
 
 def _checked(edits: Sequence[Edit]) -> list[Edit]:
     """Return the edits with one aligner, which comes first."""
-    for edit in [edits] if not isinstance(edits, Sequence) else edits:
-        if edit is edits or isinstance(edit, (str, type)) or not hasattr(edit, "apply"):
+    if not isinstance(edits, (list, tuple)):
+        raise TypeError(f"edits is a list, as [Reweight('cat', 2.0)]; got {edits!r:.80}.")
+    for edit in edits:
+        if isinstance(edit, type) or not hasattr(edit, "apply"):
             raise TypeError(
-                f"edits is a list of Replace, Refine, Reweight and LocalBlend, got {edit!r:.80}. "
-                f"Write [Reweight('cat', 2.0)]."
+                f"An edit is a Replace(), Refine(), Reweight() or LocalBlend(), got {edit!r:.80}."
             )
     aligners = [edit for edit in edits if isinstance(edit, (Replace, Refine))]
     others = [edit for edit in edits if not isinstance(edit, (Replace, Refine))]
@@ -86,18 +90,25 @@ def default_edits(source: Prompt, target: Prompt) -> tuple[tuple[Edit, ...], str
             "a word up or down."
         )
     pairs = needleman_wunsch(before, after)
-    in_place = sum(a == b for a, b in zip(before, after, strict=False))
-    only_added = len(pairs) in (len(before), len(after))
-    if only_added or (len(before) == len(after) and in_place < len(pairs)):
+    if len(pairs) in (len(before), len(after)) or _moved(source, target):
         return (Refine(),), _refine_sentence(source, target, pairs)
     swaps = [
-        (source.phrase(old.start, old.stop), target.phrase(new.start, new.stop))
+        (source.phrase(old[0], old[-1] + 1), target.phrase(new[0], new[-1] + 1))
         for old, new in word_blocks(source, target)
     ]
     named = [f"{old!r} -> {new!r}" for old, new in swaps if normal(old) != normal(new)]
     if not named:
         return (Refine(),), _refine_sentence(source, target, pairs)
     return (Replace(),), f"Words are swapped ({', '.join(named)}), so Replace."
+
+
+def _moved(source: Prompt, target: Prompt) -> bool:
+    """Return whether equally many words match better out of place than place by place."""
+    before, after = (
+        [normal(prompt.words[word]) for word in spoken(prompt)] for prompt in (source, target)
+    )
+    in_place = sum(a == b for a, b in zip(before, after, strict=False))
+    return len(before) == len(after) and in_place < len(needleman_wunsch(before, after))
 
 
 def _refine_sentence(source: Prompt, target: Prompt, pairs: list[tuple[int, int]]) -> str:

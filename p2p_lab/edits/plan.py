@@ -31,7 +31,8 @@ class BlendPlan:
         threshold: part of the map's maximum above which a pixel belongs to the mask.
         start_step: first step at which the latents are blended.
         mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
-            it is the whole mask; with tokens the two are multiplied.
+            it is the whole mask; with tokens the two are multiplied. Neither tokens nor a mask
+            (only under `compat="reference"`) means an empty mask: the edit vanishes.
     """
 
     source_tokens: tuple[int, ...] = ()
@@ -184,10 +185,12 @@ class EditPlan:
         """
         key = (probs.device, probs.dtype)
         if key not in self._copies:
-            mapper, source, target = (
-                tensor.to(probs.dtype).to(probs.device)
-                for tensor in (self.mapper, self.source_gain, self.target_gain)
-            )
+            # Copies made inside inference mode could not be used where gradients are taken later.
+            with torch.inference_mode(False):
+                mapper, source, target = (
+                    tensor.to(probs.dtype).to(probs.device)  # in this order: MPS has no float64
+                    for tensor in (self.mapper, self.source_gain, self.target_gain)
+                )
             self._copies[key] = (mapper, source, target)
         return self._copies[key]
 
@@ -198,6 +201,9 @@ class EditPlan:
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal, tensors element by element."""
         return isinstance(other, EditPlan) and _same_fields(self, other)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def __str__(self) -> str:
         """Return the plan as a short text, a line for each thing that it does."""
@@ -228,20 +234,24 @@ class EditPlan:
         return cls(**fields, blend=None if blend is None else BlendPlan(**blend))
 
 
-def mix_cross(source: Tensor, target: Tensor, plan: EditPlan, step: int) -> Tensor:
+def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) -> Tensor:
     """Apply the edit equation to the cross-attention probabilities of one site at one step.
 
     M_hat[:, j] = source_gain[t, j] (M_source P)[:, j] + target_gain[t, j] M_target[:, j].
     Rows are not renormalised, as in the paper.
 
     Args:
-        source: probabilities of the source, (..., L), softmax over L.
+        source: probabilities of the source, (..., L), softmax over L; None where the plan does
+            not need them (`plan.needs_source_cross(step)`).
         target: probabilities of the target, same shape.
         plan: the compiled edit.
         step: 0 is the noisiest step.
 
     Returns:
         A new tensor; `target` itself where the plan changes nothing at this step.
+
+    Raises:
+        ValueError: the plan needs the source and there is none.
     """
     if not plan.edits_cross(step):
         return target
@@ -249,6 +259,11 @@ def mix_cross(source: Tensor, target: Tensor, plan: EditPlan, step: int) -> Tens
     own = target_gain[step] * target
     if not plan.needs_source_cross(step):
         return own
+    if source is None:
+        raise ValueError(
+            f"The plan takes the source's cross-attention at step {step}, got none. Run the "
+            f"source beside the target, or replay its tape."
+        )
     return source_gain[step] * (source @ mapper) + own  # (..., L)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from p2p_lab.tokens.prompt import AlignmentError, Prompt, normal
+from p2p_lab.tokens.prompt import AlignmentError, Prompt
 from p2p_lab.tokens.reference import reference_swap_mapper
+from p2p_lab.tokens.words import is_punctuation, normal
 
 Compat = Literal["reference"] | None
-Block = tuple[range, range]
+Block = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,9 @@ class Alignment:
     def partners(self, j: int) -> list[int]:
         """Return the source positions that feed target position j."""
         return [int(i) for i in self.mapper[:, j].nonzero().flatten()] if self.matched[j] else []
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def __str__(self) -> str:
         """Return the alignment as a table, one row a target token, padding summed up."""
@@ -75,8 +79,8 @@ def align_words(
     Args:
         source: the prompt of the source picture.
         target: the prompt of the edit.
-        pairs: source word or phrase -> target word or phrase, to set the alignment by hand; the
-            words not named are aligned around them.
+        pairs: source word or phrase -> target word or phrase, to set the alignment by hand (the
+            first place where each stands); the words not named are aligned as above.
         compat: "reference" builds the authors' mapper, quirks included.
 
     Raises:
@@ -107,8 +111,10 @@ def align_tokens(source: Prompt, target: Prompt, *, compat: Compat = None) -> Al
 
 
 def no_common_word(source: Prompt, target: Prompt) -> bool:
-    """Return whether two prompts with words share none of them, ignoring case."""
-    before, after = set(map(normal, source.words)), set(map(normal, target.words))
+    """Return whether two prompts with words share none of them; case and punctuation aside."""
+    before, after = (
+        {normal(prompt.words[word]) for word in spoken(prompt)} for prompt in (source, target)
+    )
     return bool(before) and bool(after) and not before & after
 
 
@@ -148,55 +154,94 @@ def _same_length(source: Prompt, target: Prompt) -> None:
 
 
 def word_blocks(source: Prompt, target: Prompt) -> list[Block]:
-    """Return which words correspond, as pairs of ranges of word numbers, in order.
+    """Return which words correspond, as pairs of lists of word numbers, in order.
 
     Raises:
         AlignmentError: different numbers of words and none in common.
     """
-    before, after = [[normal(w) for w in prompt.words] for prompt in (source, target)]
-    if len(before) == len(after):
-        return _gap(range(len(before)), range(len(after)))
-    if no_common_word(source, target):
+    before, after = list(range(len(source.words))), list(range(len(target.words)))
+    counts = len(spoken(source, before)), len(spoken(target, after))
+    if counts[0] != counts[1] and no_common_word(source, target):
         raise AlignmentError(
             f"{source.text!r} and {target.text!r} share no word and have different numbers of "
             f"words, so there is nothing to align by. Say which word takes which place: "
             f"align_words(source, target, pairs={{'old': 'new'}})."
         )
+    return _blocks(source, target, before, after)
+
+
+def spoken(prompt: Prompt, words: Sequence[int] | None = None) -> list[int]:
+    """Return those word numbers that are no punctuation."""
+    words = range(len(prompt.words)) if words is None else words
+    return [word for word in words if not is_punctuation(prompt.words[word])]
+
+
+def _blocks(source: Prompt, target: Prompt, before: list[int], after: list[int]) -> list[Block]:
+    """Pair the words numbered `before` with those numbered `after`, around anchors."""
     blocks: list[Block] = []
-    last_i = last_j = 0
-    for i, j in [*needleman_wunsch(before, after), (len(before), len(after))]:
-        blocks += _gap(range(last_i, i), range(last_j, j))
-        blocks += _gap(range(i, min(i + 1, len(before))), range(j, min(j + 1, len(after))))
-        last_i, last_j = i + 1, j + 1
-    return blocks
+    rest_before, rest_after = before, after
+    for i, j in _anchors(source, target, before, after):
+        gap_before = [word for word in rest_before if word < i]
+        gap_after = [word for word in rest_after if word < j]
+        blocks += [*_gap(source, target, gap_before, gap_after), ([i], [j])]
+        rest_before = [word for word in rest_before if word > i]
+        rest_after = [word for word in rest_after if word > j]
+    return blocks + _gap(source, target, rest_before, rest_after)
 
 
-def _gap(before: range, after: range) -> list[Block]:
+def _anchors(
+    source: Prompt, target: Prompt, before: list[int], after: list[int]
+) -> list[tuple[int, int]]:
+    """Return the words that surely correspond: by position if equally many, else equal ones."""
+    said_before, said_after = spoken(source, before), spoken(target, after)
+    if len(said_before) == len(said_after):
+        return list(zip(said_before, said_after, strict=True))
+    matches = needleman_wunsch(
+        [normal(source.words[i]) for i in before], [normal(target.words[j]) for j in after]
+    )
+    return [(before[i], after[j]) for i, j in matches]
+
+
+def _gap(source: Prompt, target: Prompt, before: list[int], after: list[int]) -> list[Block]:
+    """Pair the words between two anchors: one by one if equally many, else as a whole.
+
+    Punctuation takes part only where nothing else stands opposite.
+    """
+    said_before, said_after = spoken(source, before), spoken(target, after)
+    if said_before and said_after:
+        before, after = said_before, said_after
     if len(before) == len(after):
-        return [(before[i : i + 1], after[i : i + 1]) for i in range(len(before))]
+        return [([i], [j]) for i, j in zip(before, after, strict=True)]
     return [(before, after)] if before and after else []
 
 
 def _blocks_by_hand(source: Prompt, target: Prompt, pairs: Mapping[str, str]) -> list[Block]:
-    """Put the user's pairs first, then align the words that no pair names."""
-    blocks = [(_place(source, old), _place(target, new)) for old, new in pairs.items()]
-    used_before = {i for before, _ in blocks for i in before}
-    used_after = {j for _, after in blocks for j in after}
-    rest_before = [i for i in range(len(source.words)) if i not in used_before]
-    rest_after = [j for j in range(len(target.words)) if j not in used_after]
-    matches = needleman_wunsch(
-        [normal(source.words[i]) for i in rest_before],
-        [normal(target.words[j]) for j in rest_after],
-    )
-    for a, b in matches:
-        i, j = rest_before[a], rest_after[b]
-        blocks.append((range(i, i + 1), range(j, j + 1)))
-    return blocks
+    """Take the user's pairs as they are, and align the words that no pair names."""
+    blocks: list[Block] = []
+    for old, new in pairs.items():
+        before, after = _place(source, old), _place(target, new)
+        if any(set(after) & set(taken) for _, taken in blocks):
+            raise AlignmentError(
+                f"pairs= gives {new!r} two partners. Name each word of the target once."
+            )
+        blocks.append((before, after))
+    rest_before = _others(source, [before for before, _ in blocks])
+    rest_after = _others(target, [after for _, after in blocks])
+    return blocks + _blocks(source, target, rest_before, rest_after)
 
 
-def _place(prompt: Prompt, phrase: str) -> range:
+def _place(prompt: Prompt, phrase: str) -> list[int]:
     prompt.tokens_of(phrase)  # raises the error that lists the words
-    return range(*prompt.find(phrase)[0])
+    return list(range(*prompt.find(phrase)[0]))
+
+
+def _others(prompt: Prompt, taken: list[list[int]]) -> list[int]:
+    named = {word for words in taken for word in words}
+    return [word for word in range(len(prompt.words)) if word not in named]
+
+
+def _tokens(prompt: Prompt, words: list[int]) -> list[int]:
+    return [token for word in words for token in range(*prompt.spans[word])]
 
 
 def _from_blocks(source: Prompt, target: Prompt, blocks: Sequence[Block]) -> Alignment:
@@ -205,8 +250,7 @@ def _from_blocks(source: Prompt, target: Prompt, blocks: Sequence[Block]) -> Ali
     for i, j in zip(source.specials, target.specials, strict=True):
         mapper[i, j], matched[j], gain[j] = 1.0, True, 1.0
     for before, after in blocks:
-        rows = list(range(*source.token_range(before.start, before.stop)))
-        columns = list(range(*target.token_range(after.start, after.stop)))
+        rows, columns = _tokens(source, before), _tokens(target, after)
         if len(rows) == len(columns):
             mapper[rows, columns] = 1.0
         else:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-Span = tuple[int, int]
+from p2p_lab.tokens.words import Span, group_tokens, normal
 
 _NO_LIMIT = 100_000  # tokenizers without a limit report about 1e30
 
@@ -17,7 +15,7 @@ class AlignmentError(ValueError):
     """Say that a word is not in a prompt, or that two prompts cannot be aligned."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
     """Hold a text, its padded token ids and the tokens of each word.
 
@@ -62,7 +60,7 @@ class Prompt:
         if len(ids) > length:
             raise ValueError(_too_long(text, offsets, special, length))
         inside = [i for i in range(end) if not special[i]]
-        chars, spans = _group(text, inside, offsets)
+        chars, spans = group_tokens(text, inside, offsets)
         raw = tokenizer.convert_ids_to_tokens(ids)
         pieces = [text[slice(*offsets[i])].strip() if i in inside else "" for i in range(length)]
         return cls(
@@ -74,6 +72,10 @@ class Prompt:
             specials=tuple(i for i in range(end) if special[i]),
             end=end,
         )
+
+    def __repr__(self) -> str:
+        """Return one line: the text, and how much of the room for tokens it takes."""
+        return f"<Prompt {self.text!r}: {len(self.words)} words, {self.end} of {len(self)} tokens>"
 
     def __len__(self) -> int:
         """Return L, the number of tokens with padding."""
@@ -153,11 +155,6 @@ class Prompt:
         )
 
 
-def normal(text: str) -> str:
-    """Return a text as it is compared: case folded, composed accents, single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
-
-
 def _length(tokenizer: Any, length: int | None) -> int:
     if length is None:
         length = int(tokenizer.model_max_length)
@@ -177,6 +174,11 @@ def _encode(text: str, tokenizer: Any, length: int) -> Any:
             f"{type(tokenizer).__name__} reports no character offsets. Use the fast tokenizer "
             f"of the same model: AutoTokenizer.from_pretrained(..., use_fast=True)."
         )
+    if tokenizer.padding_side != "right":
+        raise ValueError(
+            f"Prompts are padded on the right, this tokenizer pads on the "
+            f"{tokenizer.padding_side}. Set tokenizer.padding_side = 'right'."
+        )
     return tokenizer(
         text,
         padding="max_length",
@@ -185,6 +187,7 @@ def _encode(text: str, tokenizer: Any, length: int) -> Any:
         return_attention_mask=True,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
+        verbose=False,  # a text over the limit gets our own sentence
     )
 
 
@@ -199,67 +202,6 @@ def _too_long(text: str, offsets: Sequence[Span], special: Sequence[int], length
         f"its {frame} special token(s), the model takes {length}. It would be cut after "
         f"{kept[-40:]!r}, losing {lost[:40]!r}. Shorten it."
     )
-
-
-def _word_chars(text: str) -> list[Span]:
-    """Split a text in words: runs of letters, marks and digits, or runs of punctuation.
-
-    An apostrophe between two letters starts a word of its own ("cat's" is "cat" and "'s"), as
-    the tokenizers of CLIP and BERT cut it.
-    """
-    found: list[Span] = []
-    for kind, run in groupby(range(len(text)), key=lambda i: _kind(text, i)):
-        places = list(run)
-        if kind != "space":
-            found.append((places[0], places[-1] + 1))
-    return _with_apostrophes(text, found)
-
-
-def _kind(text: str, i: int) -> str:
-    if text[i].isspace():
-        return "space"
-    return "word" if unicodedata.category(text[i])[0] in "LMN" or text[i] == "_" else "mark"
-
-
-def _with_apostrophes(text: str, found: list[Span]) -> list[Span]:
-    joined: list[Span] = []
-    for start, stop in found:
-        before = joined[-1] if joined else (0, 0)
-        if (
-            len(joined) > 1
-            and text[slice(*before)] in ("'", "’")
-            and before[1] == start
-            and joined[-2][1] == before[0]
-            and _kind(text, start) == "word"
-        ):
-            joined[-1] = (before[0], stop)
-        else:
-            joined.append((start, stop))
-    return joined
-
-
-def _group(
-    text: str, inside: Sequence[int], offsets: Sequence[Span]
-) -> tuple[list[Span], list[Span]]:
-    """Give each word its tokens; words that share a token become one word."""
-    chars: list[Span] = []
-    spans: list[Span] = []
-    waiting: int | None = None  # a token that shows only the space before a word joins that word
-    candidates = _word_chars(text)
-    for token in inside:
-        touched = [w for w in candidates if w[0] < offsets[token][1] and offsets[token][0] < w[1]]
-        if not touched:
-            waiting = token if waiting is None else waiting
-            continue
-        start, stop = touched[0][0], touched[-1][1]
-        if chars and start < chars[-1][1]:
-            chars[-1] = (chars[-1][0], max(stop, chars[-1][1]))
-            spans[-1] = (spans[-1][0], token + 1)
-        else:
-            chars.append((start, stop))
-            spans.append((token if waiting is None else waiting, token + 1))
-        waiting = None
-    return chars, spans
 
 
 def _listing(words: Sequence[str]) -> str:

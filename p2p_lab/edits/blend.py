@@ -1,0 +1,113 @@
+"""Local editing: `LocalBlend` keeps the source outside the region of some words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from p2p_lab.edits.places import is_number, nearest_step, tokens_in
+from p2p_lab.edits.plan import BlendPlan, EditPlan
+from p2p_lab.tokens import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class LocalBlend:
+    """Let the edit change only the region of some words; keep the source's background.
+
+    The paper's "local editing" (section 3.2): after each step z* <- z + mask (z* - z), with the
+    mask from the mean cross-attention of the words, source and target united.
+
+    Args:
+        source_words: word(s) of the source prompt that mark the region.
+        target_words: word(s) of the target prompt that mark it; the source words by default.
+        threshold: part of the map's maximum above which a pixel belongs to the region.
+        start: fraction of the schedule before which nothing is blended.
+        subtract: word(s), of either prompt, whose region must stay as it was.
+        mask: a mask of your own, (H, W), 0 or False where nothing may change. Alone, or
+            multiplied with the mask of the words.
+
+    Raises:
+        ValueError: no word and no mask, a threshold or start outside 0 to 1, or a bad mask.
+    """
+
+    source_words: str | Sequence[str] = ()
+    target_words: str | Sequence[str] | None = None
+    threshold: float = 0.3
+    start: float = 0.2
+    subtract: str | Sequence[str] = ()
+    mask: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse a blend that says no region, and numbers outside 0 to 1."""
+        for name in ("threshold", "start"):
+            value = getattr(self, name)
+            if not (is_number(value) and 0 <= value <= 1):
+                raise ValueError(f"LocalBlend {name} lies between 0 and 1, got {value!r}.")
+        if not _listed(self.source_words) and not _listed(self.target_words) and self.mask is None:
+            raise ValueError(
+                "LocalBlend needs a region: name source_words and target_words, or pass mask=."
+            )
+        if self.mask is not None:
+            _mask(self.mask)
+
+    def apply(self, plan: EditPlan, source: Prompt, target: Prompt) -> EditPlan:
+        """Return the plan with the words' tokens and the first blended step filled in."""
+        before = _listed(self.source_words)
+        after = before if self.target_words is None else _listed(self.target_words)
+        minus = _listed(self.subtract)
+        _check_subtract(minus, source, target, plan)
+        start = self.start * plan.steps
+        blend = BlendPlan(
+            source_tokens=_all_tokens(source, before, plan, "source_words"),
+            target_tokens=_all_tokens(target, after, plan, "target_words"),
+            source_subtract=_all_tokens(source, _present(minus, source), plan, "subtract"),
+            target_subtract=_all_tokens(target, _present(minus, target), plan, "subtract"),
+            threshold=float(self.threshold),
+            start_step=int(start) if plan.compat == "reference" else nearest_step(start),
+            mask=None if self.mask is None else _mask(self.mask),
+        )
+        return plan.with_(blend=blend)
+
+
+def _all_tokens(
+    prompt: Prompt, words: Sequence[str], plan: EditPlan, where: str
+) -> tuple[int, ...]:
+    found = {token for word in words for token in tokens_in(prompt, word, plan, where)}
+    return tuple(sorted(found))
+
+
+def _present(words: Sequence[str], prompt: Prompt) -> list[str]:
+    return [word for word in words if prompt.find(word)]
+
+
+def _check_subtract(words: Sequence[str], source: Prompt, target: Prompt, plan: EditPlan) -> None:
+    for word in words:
+        if plan.compat is None and not source.find(word):
+            tokens_in(target, word, plan, "subtract")
+
+
+def _listed(words: str | Sequence[str] | None) -> tuple[str, ...]:
+    if words is None:
+        return ()
+    return (words,) if isinstance(words, str) else tuple(words)
+
+
+def _mask(mask: Any) -> Tensor:
+    """Return a copy of the user's mask as (H, W) numbers from 0 to 1."""
+    values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"A mask is an array of numbers with two axes (height, width), got shape "
+            f"{values.shape} of {values.dtype}."
+        )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"A mask holds numbers from 0 (keep the source) to 1 (edit), got {values.min():g} to "
+            f"{values.max():g}. Divide by 255 if it is an 8-bit picture."
+        )
+    return torch.tensor(values, dtype=torch.float64)  # (H, W)
