@@ -41,7 +41,7 @@ OBJECTS: dict[str, Kind] = {
     "apple": Kind("1f34e", "food", plural="apples"),
     "lemon": Kind("1f34b", "food", plural="lemons"),
     "strawberry": Kind("1f353", "food", plural="strawberries"),
-    "pumpkin": Kind("1f383", "food", ("jack-o'-lantern",), "pumpkins"),
+    "pumpkin": Kind("1f383", "food", plural="pumpkins"),
     "banana": Kind("1f34c", "food", plural="bananas"),
     "cake": Kind("1f382", "food"),
     "burger": Kind("1f354", "food", ("hamburger",)),

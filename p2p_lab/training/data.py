@@ -1,0 +1,89 @@
+"""Scenes for training, drawn on the fly: pictures, token ids and the masks of words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+
+from p2p_lab.scenes import caption, render, sample_scene
+from p2p_lab.training.config import TrainConfig
+
+TEST_SEEDS = 10**9  # scene seeds from here on are never trained on
+SUPERVISED = ("object", "attribute", "place")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The supervised words of a batch, one row a word.
+
+    Attributes:
+        picture: (N,) the picture in which the word stands.
+        tokens: (N, L) one over the number of its tokens at its tokens, else zero.
+        masks: (N, h, w) what it describes, at the latents' resolution.
+    """
+
+    picture: Tensor
+    tokens: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in [−1, 1] (B, 3, S, S), ids (B, L), object cover (B, 1, h, w), words."""
+
+    images: Tensor
+    ids: Tensor
+    cover: Tensor
+    words: Words
+
+
+def draw_images(config: TrainConfig, first: int, count: int) -> Tensor:
+    """Return the pictures (B, 3, S, S) in [−1, 1] of `count` scenes from seed `first` on."""
+    scenes = [sample_scene(first + i, config.world) for i in range(count)]
+    return render(scenes, config.picture_size).images * 2 - 1
+
+
+def draw_batch(config: TrainConfig, tokenizer: CLIPTokenizer, first: int, count: int) -> Batch:
+    """Return pictures with their prompts and true masks; some prompts are left empty."""
+    scenes = [sample_scene(first + i, config.world) for i in range(count)]
+    pictures = render(scenes, config.picture_size)
+    captions = [caption(scene, scene.seed) for scene in scenes]
+    generator = torch.Generator().manual_seed(config.seed + first)
+    dropped = torch.rand(count, generator=generator) < config.prompt_dropout
+    texts = ["" if gone else text.text for text, gone in zip(captions, dropped, strict=True)]
+    encoded = tokenizer(
+        texts,
+        padding="max_length",
+        max_length=config.length,
+        truncation=True,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    side = config.picture_size // config.scale
+    picture, tokens, masks = [], [], []
+    for b, text in enumerate(captions):
+        if dropped[b]:
+            continue
+        for phrase in text.phrases:
+            if phrase.kind not in SUPERVISED:
+                continue
+            inside = (encoded.offset_mapping[b, :, 0] >= phrase.start) & (
+                encoded.offset_mapping[b, :, 1] <= phrase.end
+            )
+            inside &= encoded.offset_mapping[b, :, 1] > encoded.offset_mapping[b, :, 0]
+            mask = F.adaptive_avg_pool2d(pictures.phrase_mask(b, phrase)[None], side)[0]
+            if inside.any() and mask.sum() > 1:
+                picture.append(b)
+                tokens.append(inside.float() / inside.sum())
+                masks.append(mask)
+    cover = F.adaptive_avg_pool2d(pictures.masks.sum(1, keepdim=True).clamp(0, 1), side)
+    words = Words(
+        torch.tensor(picture, dtype=torch.long),
+        torch.stack(tokens) if tokens else torch.zeros(0, config.length),
+        torch.stack(masks) if masks else torch.zeros(0, side, side),
+    )
+    return Batch(pictures.images * 2 - 1, encoded.input_ids, cover, words)

@@ -1,0 +1,72 @@
+"""Write a trained pipeline in Stable Diffusion's folder format, in half precision, with a card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from p2p_lab.scenes import WORLDS
+from p2p_lab.scenes.vocabulary import DEGREES, OBJECTS
+from p2p_lab.training.build import Parts
+from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.preview import assemble
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any]) -> None:
+    """Write the pipeline, its vocabulary and its card; the folder appears whole or not at all.
+
+    Args:
+        parts: trained models, on the CPU.
+        config: of the run.
+        folder: to make; must not exist (versions are immutable).
+        facts: for the card: command, log digest, metrics.
+
+    Raises:
+        FileExistsError: when the folder is there already.
+    """
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} exists and a published version never changes; choose the next number."
+        )
+    draft = folder.with_name(folder.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    pipeline = assemble(parts).to(dtype=torch.float16)
+    pipeline.save_pretrained(draft, safe_serialization=True)
+    words = {"words": known_words(config)}
+    (draft / "vocabulary.json").write_text(json.dumps(words, indent=0) + "\n")
+    write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
+    os.replace(draft, folder)
+
+
+def write_card(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `card.json`: the facts and the checksum of every other file in the folder."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "card.json")
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    (folder / "card.json").write_text(json.dumps({**facts, "files": files}, indent=1) + "\n")
+
+
+def known_words(config: TrainConfig) -> list[str]:
+    """Return every word that a prompt for this model may hold."""
+    from p2p_lab.scenes.vocabulary import BESIDE, PLACES, STYLE_PHRASES, TIME_PHRASES
+
+    world = WORLDS[config.world]
+    phrases = [*world.objects, *world.attributes, *world.weathers, "small", "big", *DEGREES]
+    for name in world.objects:
+        phrases += [*OBJECTS[name].synonyms, OBJECTS[name].plural]
+    for table, keys in ((PLACES, world.places), (STYLE_PHRASES, world.styles)):
+        phrases += [phrase for key in keys for phrase in table[key]]
+    phrases += [phrase for options in TIME_PHRASES.values() for phrase in options]
+    phrases += [*BESIDE, *world.relations, "wearing", "of", "a", "an", "under"]
+    return sorted({word for phrase in phrases for word in phrase.split()} - {"one", "clear"})

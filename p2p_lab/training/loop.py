@@ -1,0 +1,233 @@
+"""The two stages: an autoencoder, then a U-Net with its text encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from p2p_lab.training.build import Parts, build
+from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_images
+from p2p_lab.training.preview import autoencoder_grid, sample_grid
+from p2p_lab.training.stage import Stage, run_stage
+from p2p_lab.training.supervision import record_cross_attention, supervision_loss
+
+KL_WEIGHT = 3e-4
+
+
+class Draws(Dataset[Any]):
+    """The batches of one process: item i is the batch of step i, always the same."""
+
+    def __init__(self, draw: Callable[[int], Any], first: int) -> None:
+        self.draw, self.first = draw, first
+
+    def __len__(self) -> int:
+        return 10**8
+
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(self.first + index)
+
+
+def train(
+    config: TrainConfig, out: Path, *, device: str = "auto", workers: int = 0, precision: str = "no"
+) -> Parts:
+    """Train a pipeline, going on from whatever checkpoints lie in `out`.
+
+    Args:
+        config: what to train.
+        out: folder of checkpoints, logs and sample grids.
+        device: "auto", "cpu" or "cuda".
+        workers: processes that draw scenes ahead (0: draw in the training process).
+        precision: "no", "bf16" or "fp16" (autocast).
+
+    Returns:
+        The trained parts, with averaged weights, on the CPU.
+
+    Raises:
+        ResumeError: when `out` holds a run with another configuration.
+    """
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
+        torch.set_num_threads(1)
+    parts = build(config)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    for module in (parts.vae, parts.unet):
+        module.to(accelerator.device, memory_format=torch.channels_last)
+    parts.text_encoder.to(accelerator.device)
+    run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
+    fold_normalisation(parts.vae, config)
+    run_stage(_denoiser_stage(config, parts, accelerator, workers), config, accelerator, out)
+    parts.unet.set_attn_processor(AttnProcessor2_0())
+    for module in (parts.vae, parts.unet, parts.text_encoder):
+        module.to("cpu")
+    return parts
+
+
+def _batches(
+    draw: Callable[[int, int], Any], config: TrainConfig, accelerator: Accelerator, workers: int
+) -> Callable[[int], Iterator[Any]]:
+    """Return a function from the first step to this process's endless batches."""
+    share = config.batch // accelerator.num_processes
+    offset = accelerator.process_index * share
+
+    def at(step: int) -> Any:
+        return draw(step * config.batch + offset, share)
+
+    def start(step: int) -> Iterator[Any]:
+        return iter(DataLoader(Draws(at, step), batch_size=None, num_workers=workers))
+
+    return start
+
+
+def _autoencoder_stage(
+    config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
+) -> Stage:
+    vae = parts.vae
+
+    def loss(images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        images = images.to(accelerator.device, memory_format=torch.channels_last)
+        with accelerator.autocast():
+            posterior = vae.encode(images).latent_dist
+            generator = _generator(config, step, accelerator)
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            latents = posterior.mean + posterior.std * noise.to(accelerator.device)
+            decoded = vae.decode(latents).sample
+        difference = (decoded - images).float()
+        total = difference.abs().mean() + 0.5 * _edges(difference) + difference.square().mean()
+        total = total + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
+        psnr = -10 * torch.log10(difference.square().mean() / 4)
+        return total, {"loss": float(total), "psnr": float(psnr)}
+
+    return Stage(
+        "autoencoder",
+        vae,
+        loss,
+        _batches(lambda first, n: draw_images(config, first, n), config, accelerator, workers),
+        config.hours * 3600 * config.autoencoder_share,
+        config.pictures,
+        lambda path: autoencoder_grid(vae, config, path),
+    )
+
+
+def _edges(difference: Tensor) -> Tensor:
+    """Return the mean absolute slope of an error picture: blur costs more than an offset."""
+    across = difference[..., 1:] - difference[..., :-1]
+    down = difference[..., 1:, :] - difference[..., :-1, :]
+    return across.abs().mean() + down.abs().mean()
+
+
+def _generator(config: TrainConfig, step: int, accelerator: Accelerator) -> torch.Generator:
+    """Return this process's random numbers for one step, the same after a resumption."""
+    mixed = (config.seed * 1_000_003 + step) * 64 + accelerator.process_index
+    return torch.Generator().manual_seed(mixed)
+
+
+@torch.no_grad()
+def fold_normalisation(vae: AutoencoderKL, config: TrainConfig, pictures: int = 512) -> None:
+    """Rescale the latents to mean 0 and deviation 1 a channel, inside the quant convolutions.
+
+    So a plain pipeline, which multiplies by one number only, sees normalised latents.
+    """
+    device = vae.device
+    found = []
+    for first in range(0, pictures, 64):
+        images = draw_images(config, TEST_SEEDS + first, 64).to(device)
+        found.append(vae.encode(images).latent_dist.mean)
+    latents = torch.cat(found)
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    encode, decode = vae.quant_conv, vae.post_quant_conv
+    assert encode is not None and decode is not None
+    count = len(mean)
+    encode.bias[:count] -= mean
+    encode.weight[:count] /= deviation.view(-1, 1, 1, 1)
+    encode.bias[:count] /= deviation
+    encode.bias[count:] -= 2 * deviation.log()
+    decode.bias += (decode.weight[:, :, 0, 0] * mean).sum(1)
+    decode.weight *= deviation.view(1, -1, 1, 1)
+
+
+def _denoiser_stage(
+    config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
+) -> Stage:
+    vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
+    vae.requires_grad_(False)
+    maps = record_cross_attention(unet) if config.supervision else []
+    alpha_bars = parts.scheduler.alphas_cumprod.to(accelerator.device)
+
+    def loss(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
+        device = accelerator.device
+        t, noise = _noise(config, step, accelerator, len(batch.images))
+        alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
+        with accelerator.autocast():
+            with torch.no_grad():
+                images = batch.images.to(device, memory_format=torch.channels_last)
+                latents = vae.encode(images).latent_dist.mean
+            noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+            target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+            text = text_encoder(batch.ids.to(device))[0]
+            maps.clear()
+            predicted = unet(noisy, t, text).sample
+        fit = _velocity_loss(predicted.float(), target, alpha_bar, batch.cover.to(device), config)
+        numbers = {"loss": float(fit)}
+        if not maps:
+            return fit, numbers
+        where = supervision_loss(
+            [probs.float() for probs in maps], _to(batch, device), alpha_bar.flatten().sqrt()
+        )
+        numbers["maps"] = float(where)
+        return fit + config.supervision * where, numbers
+
+    return Stage(
+        "denoiser",
+        nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
+        loss,
+        _batches(
+            lambda first, n: draw_batch(config, parts.tokenizer, first, n),
+            config,
+            accelerator,
+            workers,
+        ),
+        config.hours * 3600 * (1 - config.autoencoder_share),
+        config.pictures,
+        lambda path: sample_grid(parts, config, path),
+    )
+
+
+def _to(batch: Batch, device: torch.device) -> Any:
+    words = batch.words
+    moved = {f.name: getattr(words, f.name).to(device) for f in dataclasses.fields(words)}
+    return dataclasses.replace(words, **moved)
+
+
+def _noise(
+    config: TrainConfig, step: int, accelerator: Accelerator, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return model times (B,), spread evenly over the schedule, and noise (B, C, h, w)."""
+    generator = _generator(config, step, accelerator)
+    side = config.picture_size // config.scale
+    spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    noise = torch.randn(count, config.latent_channels, side, side, generator=generator)
+    return (spread * 1000).long().to(accelerator.device), noise.to(accelerator.device)
+
+
+def _velocity_loss(
+    predicted: Tensor, target: Tensor, alpha_bar: Tensor, cover: Tensor, config: TrainConfig
+) -> Tensor:
+    """Return the min-SNR-5 weighted loss (Hang et al. 2023), heavier inside objects."""
+    ratio = alpha_bar / (1 - alpha_bar)
+    weight = ratio.clamp_max(5.0) / (ratio + 1)
+    inside = 1 + config.object_weight * cover
+    inside = inside / inside.mean()
+    return (weight * inside * F.mse_loss(predicted, target, reduction="none")).mean() / 0.35

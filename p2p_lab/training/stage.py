@@ -1,0 +1,172 @@
+"""One stage of training: a loop with a clock, a schedule, an average of the weights, a log."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from p2p_lab.training.checkpoint import load_checkpoint, save_checkpoint
+from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.optim import Optimiser
+
+WARMUP_PICTURES = 800
+
+
+def rate_factor(fraction: float, pictures: int, constant_until: float) -> float:
+    """Return the factor of the learning rate: warm-up, a plateau, then a cosine to zero."""
+    warm = min(1.0, (pictures + 1) / WARMUP_PICTURES)
+    tail = (fraction - constant_until) / (1 - constant_until)
+    return warm * (0.5 + 0.5 * math.cos(math.pi * min(max(tail, 0.0), 1.0)))
+
+
+@dataclass
+class Stage:
+    """What a stage trains and how long; `seconds` or `pictures` ends it, whichever is set.
+
+    Attributes:
+        name: of its folder.
+        module: holds all trained parameters.
+        loss: from a batch to a scalar loss and numbers for the log.
+        batches: from the first step to an endless iterator of this process's batches.
+        preview: called with the averaged weights in place after each checkpoint.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Any, int], tuple[Tensor, dict[str, float]]]
+    batches: Callable[[int], Iterator[Any]]
+    seconds: float
+    pictures: int
+    preview: Callable[[Path], None] = lambda path: None
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+
+def run_stage(
+    stage: Stage,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    checkpoint_seconds: float = 300.0,
+) -> None:
+    """Train a stage to its end, going on from its last checkpoint.
+
+    The averaged weights are in `stage.module` afterwards.
+    """
+    folder = folder / stage.name
+    optimiser = Optimiser(
+        stage.module.named_parameters(), accelerator, config.learning_rate, config.muon_factor
+    )
+    stage.average = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
+    step, spent = _resume(stage, optimiser, config, folder)
+    started = saved = time.monotonic()
+    bar = tqdm(desc=stage.name, unit="pictures", disable=not accelerator.is_main_process)
+    batches = stage.batches(step)
+    recent: dict[str, float] = {}
+    while True:
+        now = time.monotonic()
+        fraction = _fraction(stage, config, step, spent + now - started, accelerator)
+        done = fraction >= 1
+        if done or now - saved > checkpoint_seconds:
+            saved = now
+            if accelerator.is_main_process:
+                _save(stage, optimiser, config, folder, step, spent + now - started)
+            accelerator.wait_for_everyone()
+        if done:
+            break
+        loss, numbers = stage.loss(next(batches), step)
+        accelerator.backward(loss)
+        factor = rate_factor(fraction, step * config.batch, config.constant_until)
+        numbers["norm"] = optimiser.step(factor)
+        _move_average(stage, min(config.ema, (1 + step) / (10 + step)))
+        step += 1
+        bar.update(config.batch)
+        recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in numbers.items()}
+        if step % 50 == 0 and accelerator.is_main_process:
+            bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()})
+            _log(folder, step * config.batch, spent + now - started, fraction, recent)
+    bar.close()
+    _use_average(stage)
+
+
+def _fraction(
+    stage: Stage, config: TrainConfig, step: int, seconds: float, accelerator: Accelerator
+) -> float:
+    """Return how much of the stage is over, the same number in every process."""
+    if stage.pictures:
+        return step * config.batch / stage.pictures
+    if accelerator.num_processes == 1:
+        return seconds / stage.seconds
+    mine = torch.tensor([seconds / stage.seconds], device=accelerator.device)
+    return float(accelerator.reduce(mine, "mean"))
+
+
+def _resume(
+    stage: Stage, optimiser: Optimiser, config: TrainConfig, folder: Path
+) -> tuple[int, float]:
+    found = load_checkpoint(folder, config.digest())
+    if found is None:
+        return 0, 0.0
+    tensors, state = found
+    with torch.no_grad():
+        for name, p in stage.module.named_parameters():
+            p.copy_(tensors[f"model.{name}"])
+            stage.average[name].copy_(tensors[f"average.{name}"])
+    optimiser.load_state(_under(tensors, "optimiser."))
+    return int(state["step"]), float(state["seconds"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _save(
+    stage: Stage,
+    optimiser: Optimiser,
+    config: TrainConfig,
+    folder: Path,
+    step: int,
+    seconds: float,
+) -> None:
+    tensors = {f"model.{n}": p for n, p in stage.module.named_parameters()}
+    tensors |= {f"average.{n}": p for n, p in stage.average.items()}
+    tensors |= {f"optimiser.{n}": p for n, p in optimiser.state().items()}
+    state = {"step": step, "seconds": seconds, "digest": config.digest()}
+    path = save_checkpoint(folder, tensors, state)
+    kept = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
+    _use_average(stage)
+    stage.preview(folder / f"{path.name}.png")
+    with torch.no_grad():
+        for name, p in stage.module.named_parameters():
+            p.copy_(kept[name])
+
+
+@torch.no_grad()
+def _move_average(stage: Stage, decay: float) -> None:
+    for name, p in stage.module.named_parameters():
+        stage.average[name].lerp_(p, 1 - decay)
+
+
+@torch.no_grad()
+def _use_average(stage: Stage) -> None:
+    for name, p in stage.module.named_parameters():
+        p.copy_(stage.average[name])
+
+
+def _log(
+    folder: Path, pictures: int, seconds: float, fraction: float, numbers: dict[str, float]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    line = {"pictures": pictures, "seconds": round(seconds, 1), "fraction": round(fraction, 4)}
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({**line, **{k: round(v, 5) for k, v in numbers.items()}}) + "\n")
