@@ -1,0 +1,38 @@
+"""Reach, steer and record the softmax of any diffusers denoiser.
+
+    with attached(model.module, controller, sites):
+        controller.begin_step(step)
+        noise = model.predict(latents, t, conditioning)
+
+A `Site` addresses an attention layer, a `Controller` records and edits there during one sampling
+call, an `AttentionStore` answers for the maps, an `AttentionTape` keeps what an edit of the same
+source may take. The room knows plans and probabilities; it knows no text encoder and no sampler.
+"""
+
+from p2p_lab.attention.blending import blend_mask, blend_sites
+from p2p_lab.attention.controller import Controller, ControllerState, Rows
+from p2p_lab.attention.records import AttentionStore, RunningMaps, nearest_size, resize
+from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
+from p2p_lab.attention.tap import Call, Scores, attached
+from p2p_lab.attention.tape import AttentionTape, Fixed, taped_sites
+
+__all__ = [
+    "AttentionStore",
+    "AttentionTape",
+    "Call",
+    "Controller",
+    "ControllerState",
+    "Fixed",
+    "Rows",
+    "RunningMaps",
+    "Scores",
+    "Site",
+    "UnsupportedAttention",
+    "attached",
+    "blend_mask",
+    "blend_sites",
+    "find_sites",
+    "nearest_size",
+    "resize",
+    "taped_sites",
+]

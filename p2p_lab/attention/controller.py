@@ -1,0 +1,284 @@
+"""The controller: one sampling call's eyes and hands on the attention.
+
+    M̂_t[:, j] = g_src[t, j] · (M_src,t P)[:, j] + g_tgt[t, j] · M_tgt,t[:, j]
+
+At every site it records, and where the plan says so replaces the target's probabilities. The
+native kernel makes the output of all rows that the plan does not touch; the probabilities are
+computed beside it, for conditional rows only, so observing does not disturb. The sampler tells it
+the step; nothing is inferred by counting calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention.blending import blend_mask, blend_sites
+from p2p_lab.attention.records import RunningMaps
+from p2p_lab.attention.sites import Site
+from p2p_lab.attention.tap import Call, Scores
+from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join
+from p2p_lab.edits import EditPlan, mix_cross
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Say which rows of the batch are whose; unconditional rows are named by neither.
+
+    Attributes:
+        source: The source pictures' conditional rows, or None if they are not in the batch.
+        target: The edited pictures' conditional rows, or None.
+    """
+
+    source: slice | None = None
+    target: slice | None = None
+
+
+@dataclass(eq=False)
+class ControllerState:
+    """Hold what has been recorded up to a step, so that a later run can go on from there."""
+
+    source: RunningMaps
+    target: RunningMaps
+    original: RunningMaps
+    masks: list[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Tell how much memory the sums and masks take."""
+        running = (self.source, self.target, self.original)
+        sums = sum(total.nbytes for maps in running for total in maps.sums.values())
+        return sums + sum(mask.nbytes for mask in self.masks)
+
+    def copy(self) -> ControllerState:
+        """Return an independent copy."""
+        return ControllerState(
+            self.source.copy(), self.target.copy(), self.original.copy(), list(self.masks)
+        )
+
+
+class Controller:
+    """Record and steer the attention during one sampling call.
+
+    Args:
+        sites: The denoiser's sites, from `find_sites`.
+        rows: Which rows of the batch are source and target.
+        plan: The compiled edit; None changes nothing.
+        tapes: One tape a picture to read the source from, if it is not in the batch.
+        keep: One empty tape a picture to write, of the target if there is one, else the source.
+        record: Whether to add up mean maps.
+        map_pixels: Record maps of sites with at most this many positions.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        rows: Rows,
+        *,
+        plan: EditPlan | None = None,
+        tapes: Sequence[AttentionTape] = (),
+        keep: Sequence[AttentionTape] = (),
+        record: bool = True,
+        map_pixels: int = 32 * 32,
+    ) -> None:
+        self.sites, self.rows, self.record = sites, rows, record
+        self.plan = None if plan is None or plan.is_identity else plan
+        self.tapes, self.keep, self.map_pixels = tapes, keep, map_pixels
+        self.step = -1
+        self.state = ControllerState(RunningMaps(), RunningMaps(), RunningMaps(), [])
+        blends = self.plan is not None and self.plan.blend is not None
+        self._blend_sites = blend_sites(sites) if blends else []
+        self._blend_names = {site.name for site in self._blend_sites}
+
+    def begin_step(self, step: int) -> None:
+        """Hear from the sampler which step comes, 0 … T−1."""
+        self.step = step
+
+    def wants(self, site: Site) -> bool:
+        """Tell whether anything happens at this site in this step; if not, the kernel is native."""
+        return (
+            self._records(site)
+            or self._mixes(site)
+            or self._injects(site)
+            or (bool(self.keep) and site.name in self.keep[0].sites)
+        )
+
+    def apply(self, site: Site, call: Call) -> Tensor:
+        """Compute the attention's output, (B, heads, Q, d): native but for edited rows."""
+        if site.kind == "self":
+            return self._apply_self(site, call)
+        output = call.native()
+        queries = site.image_queries(call.query.shape[2])
+        source = self._source_entry(site, call, queries)
+        kept: Entry | None = source
+        if self.rows.target is not None:
+            own = call.scores(self.rows.target, queries)
+            kept = own
+            if self._records(site) or self._mixes(site) or self._injects(site):
+                probs = own.probs()
+                edited = self.attend(site, probs, None if source is None else source.probs())
+                if edited is not probs:
+                    kept = Fixed(edited.to(call.query.dtype))
+                    output = self._write(output, edited, call, queries)
+        elif source is not None and self._records(site):
+            self.attend(site, None, source.probs())
+        self._keep(site, kept)
+        return output
+
+    def attend(self, site: Site, target: Tensor | None, source: Tensor | None) -> Tensor:
+        """Record, then mix.
+
+        Args:
+            site: Where.
+            target: The target's own probabilities, (B, heads, pixels, K), or None.
+            source: The source's, or None.
+
+        Returns:
+            The target's probabilities after the edit: a new tensor, or `target` itself where the
+            plan changes nothing. Without a target the source's are returned unchanged.
+        """
+        if target is None:
+            assert source is not None
+            self._add(self.state.source, site, source)
+            return source
+        edited = self._mix(site, target, source)
+        if source is not None:
+            self._add(self.state.source, site, source)
+        self._add(self.state.target, site, edited)
+        if self.plan is not None and self.record:
+            self._add(self.state.original, site, target)
+        return edited
+
+    def end_step(self, latents: Tensor, source_latents: Tensor | None) -> Tensor:
+        """Close the step: count it, and keep the picture outside the blend's mask as it was.
+
+        Args:
+            latents: The target's new latents (B, C, h, w), or the source's in a run without edit.
+            source_latents: The source's new latents (B, C, h, w).
+
+        Returns:
+            z + mask · (z* − z) where the plan blends in this step, else `latents` itself.
+        """
+        for maps in (self.state.source, self.state.target, self.state.original):
+            maps.count = self.step + 1
+        plan = self.plan
+        if plan is None or plan.blend is None or source_latents is None:
+            return latents
+        if not plan.blends(self.step):
+            self.state.masks.append(torch.ones_like(latents[:, 0]))
+            return latents
+        mask = self._mask(latents)
+        self.state.masks.append(mask[:, 0])
+        return source_latents + mask * (latents - source_latents)
+
+    def _mask(self, latents: Tensor) -> Tensor:
+        plan = self.plan
+        assert plan is not None and plan.blend is not None
+        names = [site.name for site in self._blend_sites]
+        mask = blend_mask(
+            [self.state.source.sums[name] for name in names],
+            [self.state.target.sums[name] for name in names],
+            plan.blend,
+            self._blend_sites[0].size,
+            (latents.shape[-2], latents.shape[-1]),
+        )
+        return mask.to(latents.dtype)
+
+    def _records(self, site: Site) -> bool:
+        if not site.has_text:
+            return False
+        return (self.record and site.pixels <= self.map_pixels) or site.name in self._blend_names
+
+    def _mixes(self, site: Site) -> bool:
+        return self.plan is not None and site.has_text and self.plan.edits_cross(self.step)
+
+    def _injects(self, site: Site) -> bool:
+        plan = self.plan
+        return (
+            plan is not None
+            and site.has_image
+            and plan.edits_self(self.step)
+            and site.pixels <= plan.self_pixels
+        )
+
+    def _apply_self(self, site: Site, call: Call) -> Tensor:
+        """Inject a whole self-attention map: the source's queries and keys, the target's values.
+
+        softmax(q_src k_srcᵀ/√d) v_tgt is what the native kernel computes from them.
+        """
+        rows = self.rows.source if self.rows.target is None else self.rows.target
+        if rows is None:
+            return call.native()
+        everything = slice(None)
+        if not self._injects(site):
+            self._keep(site, call.scores(rows, everything))
+            return call.native()
+        source = self._source_entry(site, call, everything)
+        assert isinstance(source, Scores)
+        self._keep(site, source)
+        query, key = call.query.clone(), call.key.clone()
+        query[rows], key[rows] = source.query, source.key
+        return call.native(query, key)
+
+    def _source_entry(self, site: Site, call: Call, queries: slice) -> Entry | None:
+        """Return the source's attention if it is needed, from the batch or from the tape."""
+        if self.rows.target is not None and not self._needs_source(site):
+            return None
+        if self.rows.source is not None:
+            return call.scores(self.rows.source, queries)
+        return join([tape.get(self.step, site) for tape in self.tapes])
+
+    def _needs_source(self, site: Site) -> bool:
+        plan = self.plan
+        if plan is None:
+            return False
+        mixed = site.has_text and plan.needs_source_cross(self.step)
+        return mixed or self._injects(site) or site.name in self._blend_names
+
+    def _mix(self, site: Site, target: Tensor, source: Tensor | None) -> Tensor:
+        """Apply the plan to the text block, and to the image block of a joint softmax."""
+        mixes, injects = self._mixes(site), self._injects(site)
+        if self.plan is None or not (mixes or injects):
+            return target
+        source = target if source is None else source  # not used where the gain is 0
+        if site.kind == "cross":
+            return mix_cross(source, target, self.plan, self.step)
+        edited, keys = target.clone(), target.shape[-1]
+        text, image = site.text_keys(keys), site.image_keys(keys)
+        if mixes:
+            block = mix_cross(source[..., text], target[..., text], self.plan, self.step)
+            edited[..., text] = block
+        if injects:
+            edited[..., image] = source[..., image]
+        return edited
+
+    def _write(self, output: Tensor, probs: Tensor, call: Call, queries: slice) -> Tensor:
+        """Replace the target's image rows of the native output by probs · v."""
+        rows = self.rows.target
+        value = call.value[rows]
+        new = (probs @ value.to(probs.dtype)).to(output.dtype)  # (B, heads, pixels, d)
+        if output.requires_grad:
+            output = output.clone()
+        output[rows, :, queries] = new
+        return output
+
+    def _add(self, maps: RunningMaps, site: Site, probs: Tensor) -> None:
+        if self._records(site):
+            maps.add(site.name, probs[..., site.text_keys(probs.shape[-1])])
+
+    def _keep(self, site: Site, entry: Entry | None) -> None:
+        if not self.keep or entry is None or site.name not in self.keep[0].sites:
+            return
+        for picture, tape in enumerate(self.keep):
+            tape.put(self.step, site, _one(entry, picture))
+
+
+def _one(entry: Entry, picture: int) -> Entry:
+    row = slice(picture, picture + 1)
+    if isinstance(entry, Fixed):
+        return Fixed(entry.values[row])
+    mask = None if entry.mask is None else entry.mask[row]
+    return replace(entry, query=entry.query[row], key=entry.key[row], mask=mask)

@@ -1,0 +1,248 @@
+"""Reach the softmax of a diffusers denoiser without rewriting its attention.
+
+The processor that diffusers installed is wrapped, and its one call of
+`F.scaled_dot_product_attention` is handed to a controller. Projections, norms, rotary embeddings,
+masks and residuals stay diffusers' own. This file knows nothing of edits or records.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from p2p_lab.attention.sites import Site, UnsupportedAttention
+
+
+@dataclass(frozen=True)
+class Call:
+    """Hold the arguments of one `scaled_dot_product_attention`.
+
+    Attributes:
+        query: (B, heads, Q, d).
+        key: (B, heads, K, d).
+        value: (B, heads, K, d).
+        options: The other arguments as diffusers gave them: mask, scale, dropout.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    options: Mapping[str, Any]
+
+    def native(self, query: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """Run the kernel that diffusers would have run, (B, heads, Q, d)."""
+        q = self.query if query is None else query
+        k = self.key if key is None else key
+        output: Tensor = F.scaled_dot_product_attention(q, k, self.value, **self.options)
+        return output
+
+    def scores(self, rows: slice, queries: slice) -> Scores:
+        """Return what the softmax needs for some rows of the batch and some queries."""
+        mask = self.options.get("attn_mask")
+        if mask is not None:
+            mask = mask.expand(self.query.shape[0], *mask.shape[1:])[rows]
+            mask = mask[:, :, queries] if mask.shape[2] > 1 else mask
+        scale = self.options.get("scale")
+        scale = 1 / math.sqrt(self.query.shape[-1]) if scale is None else scale
+        return Scores(self.query[rows, :, queries], self.key[rows], mask, scale)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Hold queries and keys: a softmax that has not been computed yet.
+
+    Queries and keys take less memory than the probabilities they make, so this is also what the
+    tape keeps.
+
+    Attributes:
+        query: (B, heads, Q, d).
+        key: (B, heads, K, d).
+        mask: Additive or boolean mask that broadcasts to (B, heads, Q, K), or None.
+        scale: Usually 1/√d.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+
+    def probs(self) -> Tensor:
+        """Compute softmax(scale · q kᵀ + mask), (B, heads, Q, K), in float32 or wider."""
+        wide = torch.promote_types(self.query.dtype, torch.float32)
+        scores = (self.query.to(wide) * self.scale) @ self.key.to(wide).transpose(-1, -2)
+        if self.mask is not None and self.mask.dtype == torch.bool:
+            scores = scores.masked_fill(~self.mask, float("-inf"))
+        elif self.mask is not None:
+            scores = scores + self.mask.to(wide)
+        return scores.softmax(dim=-1)
+
+
+class Hands(Protocol):
+    """Describe what a controller does at a tapped site."""
+
+    def wants(self, site: Site) -> bool:
+        """Tell whether anything is to be recorded or edited at this site in this step."""
+
+    def apply(self, site: Site, call: Call) -> Tensor:
+        """Compute the attention's output (B, heads, Q, d) in the kernel's place."""
+
+
+class _Tap(TorchFunctionMode):
+    """Hand the calls of `scaled_dot_product_attention` in its scope to a controller."""
+
+    def __init__(self, site: Site, hands: Hands) -> None:
+        super().__init__()
+        self.site, self.hands, self.count = site, hands, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.count += 1
+        if self.count > 1:
+            raise _several(self.site)
+        return self.hands.apply(self.site, _call(self.site, *args, **(kwargs or {})))
+
+
+def _call(
+    site: Site,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Call:
+    """Gather one call's arguments and check that the layout is the one the site states."""
+    options.update(zip(("dropout_p", "is_causal"), rest, strict=False))
+    if attn_mask is not None:
+        options["attn_mask"] = attn_mask
+    asked = site.pixels if site.queries == "I" else key.shape[2]
+    if query.shape[2] != asked or (site.keys == "I" and key.shape[2] != site.pixels):
+        raise UnsupportedAttention(
+            f"{site.name} was expected to work on {site.size[0]}×{site.size[1]} positions and got "
+            f"{query.shape[2]} queries and {key.shape[2]} keys. The sites were made for latents "
+            "of another size: make them with find_sites(module, latent_size)."
+        )
+    return Call(query, key, value, options)
+
+
+class _Wrapped:
+    """Stand in for a processor while a controller is attached."""
+
+    def __init__(self, inner: Any, site: Site, hands: Hands) -> None:
+        self.inner, self.site, self.hands = inner, site, hands
+        # Attention.forward filters keywords by the signature found under this name.
+        wrapper = functools.wraps(inner.__call__)(lambda *a, **k: self.run(*a, **k))
+        object.__setattr__(self, "__call__", wrapper)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the processor, with the tap if the controller wants this site now."""
+        if not self.hands.wants(self.site):
+            return self.inner(*args, **kwargs)
+        with _Tap(self.site, self.hands) as tap:
+            output = self.inner(*args, **kwargs)
+        if tap.count != 1:
+            raise UnsupportedAttention(
+                f"{type(self.inner).__name__} at {self.site.name} computes its attention without "
+                f"F.scaled_dot_product_attention, so nothing could be recorded. {_REMEDY}"
+            )
+        return output
+
+
+@contextmanager
+def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) -> Iterator[None]:
+    """Let a controller see and steer a denoiser's attention inside the block.
+
+    The processors found on entry are put back on the way out, whatever happened inside.
+
+    Args:
+        module: The U-Net or transformer.
+        controller: Its `wants` and `apply` are called at every site.
+        sites: The sites of `module` by name, from `find_sites`.
+
+    Raises:
+        UnsupportedAttention: If a processor hides its softmax, or another controller is attached.
+    """
+    host: Any = module
+    before = dict(host.attn_processors)
+    _refuse(module, before)
+    wrapped = {
+        name: _Wrapped(inner, sites[name.removesuffix(".processor")], controller)
+        for name, inner in before.items()
+    }
+    try:
+        host.set_attn_processor(dict(wrapped))  # it empties the dictionary it gets
+        yield
+    finally:
+        host.set_attn_processor(dict(before))
+
+
+_REMEDY = "Call module.set_default_attn_processor() (PyTorch 2 attention) and try again."
+_HIDDEN = ("Sliced", "XFormers", "IPAdapter", "NPU", "XLA", "PAG", "Linear", "Sage", "Flash")
+_PLAIN = ("AttnProcessor", "AttnAddedKVProcessor", "CustomDiffusionAttnProcessor")
+
+
+def _refuse(module: nn.Module, processors: Mapping[str, Any]) -> None:
+    """Raise for every set-up whose softmax cannot be tapped."""
+    if hasattr(module, "_orig_mod") or _compiled(module):
+        raise UnsupportedAttention(
+            "The denoiser is compiled (torch.compile), which fixes its attention. "
+            "Record and edit with the module as it was before compiling."
+        )
+    for name, processor in processors.items():
+        kind = type(processor).__name__
+        if isinstance(processor, _Wrapped):
+            raise UnsupportedAttention(
+                "Another controller is attached to this model. Leave its `attached` block first."
+            )
+        if kind in _PLAIN or any(word in kind for word in _HIDDEN):
+            raise UnsupportedAttention(
+                f"{kind} at {name.removesuffix('.processor')} does not use one "
+                f"F.scaled_dot_product_attention, so its softmax cannot be reached. {_REMEDY}"
+            )
+        _refuse_backend(processor)
+
+
+def _compiled(module: nn.Module) -> bool:
+    parts = (module, *module.modules())
+    return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
+
+
+def _refuse_backend(processor: Any) -> None:
+    """Raise if diffusers was told to use another attention backend than PyTorch's."""
+    backend = getattr(processor, "_attention_backend", None)
+    if backend is None and hasattr(type(processor), "_attention_backend"):
+        backend = _active_backend()
+    name = str(getattr(backend, "value", backend))
+    if backend is not None and name != "native":
+        raise UnsupportedAttention(
+            f"The attention backend is {name!r}, whose softmax cannot be reached. "
+            "Call module.set_attention_backend('native') and try again."
+        )
+
+
+def _active_backend() -> Any:
+    try:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    except ImportError:  # diffusers before backends could be chosen
+        return None
+    return _AttentionBackendRegistry.get_active_backend()[0]
+
+
+def _several(site: Site) -> UnsupportedAttention:
+    return UnsupportedAttention(
+        f"The processor at {site.name} computes attention more than once (as IP-Adapter does), so "
+        f"it is not clear which softmax is meant. {_REMEDY}"
+    )

@@ -1,0 +1,136 @@
+"""Keep what a later edit may need of the source, step by step, so it need not be run again.
+
+Instead of the source's probabilities M_t the tape keeps the queries and keys they come from,
+M_t = softmax(q kᵀ/√d): several times smaller, exact, and for whole-map injection all that the
+native kernel needs. Here we depart from the reference, which runs the source beside every edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention.sites import Site
+from p2p_lab.attention.tap import Scores
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Hold probabilities that were edited, which no queries and keys make any more.
+
+    Attributes:
+        values: (B, heads, Q, K).
+    """
+
+    values: Tensor
+
+    def probs(self) -> Tensor:
+        """Return the probabilities, (B, heads, Q, K), in float32 or wider."""
+        return self.values.to(torch.promote_types(self.values.dtype, torch.float32))
+
+
+Entry = Scores | Fixed
+
+
+@dataclass(eq=False)
+class AttentionTape:
+    """Keep one picture's attention, every step and site that an edit may take from.
+
+    Attributes:
+        model: Name of the model that made it.
+        sites: The sites kept, by name.
+        steps: Number of steps T of the run.
+        entries: By (step, site name), one picture each: queries and keys, or edited probabilities.
+    """
+
+    model: str
+    sites: Mapping[str, Site]
+    steps: int
+    entries: dict[tuple[int, str], Entry] = field(default_factory=dict, repr=False)
+    _text_keys: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
+
+    def put(self, step: int, site: Site, entry: Entry) -> None:
+        """Copy one picture's entry (B = 1) for a step and site.
+
+        Keys that come from the text alone are the same at every step and kept once.
+        """
+        if isinstance(entry, Fixed):
+            self.entries[step, site.name] = Fixed(entry.values.clone())
+            return
+        key, mask = entry.key, entry.mask
+        if site.kind == "cross":
+            if site.name not in self._text_keys:
+                self._text_keys[site.name] = (_copy(key), None if mask is None else mask.clone())
+            key, mask = self._text_keys[site.name]
+        else:
+            key, mask = _copy(key), None if mask is None else mask.clone()
+        self.entries[step, site.name] = Scores(_copy(entry.query), key, mask, entry.scale)
+
+    def get(self, step: int, site: Site) -> Entry:
+        """Return what was kept for a step and site.
+
+        Raises:
+            KeyError: If this site was not kept at this step.
+        """
+        return self.entries[step, site.name]
+
+    def probs(self, step: int, site: Site) -> Tensor:
+        """Compute the source probabilities of a step and site, (heads, Q, K), float32 or wider."""
+        return self.get(step, site).probs()[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Tell how much memory the tape holds, shared keys counted once."""
+        tensors = {}
+        for entry in self.entries.values():
+            parts = (entry.values,) if isinstance(entry, Fixed) else (entry.query, entry.key)
+            tensors.update({part.data_ptr(): part.nbytes for part in parts})
+        return sum(tensors.values())
+
+    @staticmethod
+    def estimate(sites: Mapping[str, Site], steps: int, dtype: torch.dtype, length: int) -> int:
+        """Tell how many bytes a tape of these sites will take, before it is taken.
+
+        Args:
+            sites: The sites to keep.
+            steps: Number of steps T.
+            dtype: Precision of the model.
+            length: Number of text tokens L.
+        """
+        numbers = 0
+        for site in sites.values():
+            text = length * site.channels if site.has_text else 0
+            grid = site.pixels * site.channels
+            once, each = (text, grid) if site.kind == "cross" else (0, 2 * grid + text)
+            numbers += once + steps * each
+        return numbers * torch.empty(0, dtype=dtype).element_size()
+
+
+def taped_sites(sites: Mapping[str, Site], self_pixels: int) -> dict[str, Site]:
+    """Choose the sites that a tape keeps: all with text, self-attention up to `self_pixels`."""
+    return {n: s for n, s in sites.items() if s.has_text or s.pixels <= self_pixels}
+
+
+def join(entries: Sequence[Entry]) -> Entry:
+    """Put several pictures' entries of the same step and site in one batch."""
+    first = entries[0]
+    if len(entries) == 1:
+        return first
+    if all(isinstance(entry, Scores) for entry in entries) and isinstance(first, Scores):
+        scores = [entry for entry in entries if isinstance(entry, Scores)]
+        mask = (
+            None
+            if first.mask is None
+            else torch.cat([s.mask for s in scores if s.mask is not None])
+        )
+        query, key = torch.cat([s.query for s in scores]), torch.cat([s.key for s in scores])
+        return Scores(query, key, mask, first.scale)
+    return Fixed(torch.cat([entry.probs() for entry in entries]))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy to memory of its own: a view would keep the whole batch alive."""
+    return tensor.clone(memory_format=torch.contiguous_format)

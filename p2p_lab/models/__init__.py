@@ -1,0 +1,24 @@
+"""Models: one small face for all denoisers, and the bundled ones.
+
+    >>> model = load()                      # the best bundled model
+    >>> model = load("path/to/folder")      # any Stable Diffusion in diffusers format
+
+This room knows weights, text encoders and autoencoders. It knows nothing of edits and attention.
+"""
+
+from p2p_lab.models.denoiser import Conditioning, Defaults, Denoiser, ModelCard
+from p2p_lab.models.errors import ModelError
+from p2p_lab.models.loading import list_models, load
+from p2p_lab.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+
+__all__ = [
+    "Conditioning",
+    "Defaults",
+    "Denoiser",
+    "ModelCard",
+    "ModelError",
+    "StableDiffusion",
+    "StableDiffusionXL",
+    "list_models",
+    "load",
+]

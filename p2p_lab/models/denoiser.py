@@ -1,0 +1,130 @@
+"""One small face for all denoisers.
+
+A denoiser predicts from noisy latents z_t, a model time t and a text what the sampler needs to take
+one step (the noise, or the velocity). Whatever differs between families - text encoders, pooled
+embeddings, latent scaling - stays behind this face. It knows nothing of edits or of attention.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from p2p_lab.tokens import Prompt
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Hold what the text gives to the denoiser, one row a prompt.
+
+    Attributes:
+        tokens: Text embeddings, (B, L, D): what cross-attention reads.
+        pooled: One vector a prompt, (B, P), or None. SDXL has it.
+        sizes: Picture sizes and crops, (B, 6), or None. SDXL has them.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
+
+    def expand(self, rows: int) -> Conditioning:
+        """Repeat a single row `rows` times."""
+        return self._each(lambda x: x.expand(rows, *x.shape[1:]))
+
+    def with_tokens(self, tokens: Tensor) -> Conditioning:
+        """Return the same conditioning with other text embeddings (B, L, D)."""
+        return replace(self, tokens=tokens)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        pooled = None if self.pooled is None else change(self.pooled)
+        sizes = None if self.sizes is None else change(self.sizes)
+        return Conditioning(change(self.tokens), pooled, sizes)
+
+    @staticmethod
+    def stack(parts: Sequence[Conditioning]) -> Conditioning:
+        """Put the rows of several conditionings below one another."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        sizes = [part.sizes for part in parts if part.sizes is not None]
+        return Conditioning(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat(sizes) if sizes else None,
+        )
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Hold the settings that a model works best with."""
+
+    height: int
+    width: int
+    steps: int = 50
+    guidance_scale: float = 7.5
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Hold what the package knows of a model beside its weights.
+
+    Attributes:
+        vocabulary: Words that the model was trained on; empty when unknown.
+        map_sites: Names of the attention sites whose maps are best to look at; empty for all.
+        raw: The card as stored, for `doctor` and for readers.
+    """
+
+    vocabulary: frozenset[str] = frozenset()
+    map_sites: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Denoiser(Protocol):
+    """Describe what sampling needs of a text-to-image model."""
+
+    name: str
+    module: nn.Module
+    tokenizer: Any
+    scheduler_config: Mapping[str, Any]
+    defaults: Defaults
+    card: ModelCard
+    lock: threading.RLock
+
+    @property
+    def prediction(self) -> Prediction:
+        """Tell what it predicts: noise, velocity or the clean latents."""
+
+    @property
+    def device(self) -> torch.device:
+        """Tell where the weights are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Tell the weights' precision."""
+
+    def prompt(self, text: str) -> Prompt:
+        """Tokenize `text`; refuse it when it is too long."""
+
+    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
+        """Encode a prompt for a picture of `size` (H, W): one row."""
+
+    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
+        """Encode the negative prompt for a picture of `size` (H, W): one row."""
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Tell (C, h, w) of the latents of a picture of `size` (H, W)."""
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predict the noise (or velocity) in latents (B, C, h, w) at model time t."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (B, C, h, w) into pictures (B, 3, H, W) in [0, 1]."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn pictures (B, 3, H, W) in [0, 1] into latents: the mean, without noise."""

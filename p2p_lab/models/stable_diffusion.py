@@ -1,0 +1,263 @@
+"""Stable Diffusion 1.x, 2.x and XL behind the `Denoiser` face.
+
+    z_t --U-Net(z_t, t, text)--> noise or velocity,    image = decoder(z_0 / scaling)
+
+The arithmetic is diffusers' own and is called as its pipelines call it, so a plain run is equal to
+theirs bit for bit. This file knows nothing of edits, windows or attention maps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
+
+if TYPE_CHECKING:
+    from p2p_lab.tokens import Prompt
+
+
+@dataclass(eq=False)
+class StableDiffusion:
+    """Hold the parts of a Stable Diffusion pipeline: SD 1.x, 2.x, and the bundled models.
+
+    Args:
+        name: What the model is called in errors, figures and saved runs.
+        module: The `UNet2DConditionModel`.
+        vae: The `AutoencoderKL`.
+        text_encoder: The `CLIPTextModel`.
+        tokenizer: The fast CLIP tokenizer.
+        scheduler_config: The pipeline's scheduler settings: betas, prediction type, spacing.
+        defaults: Picture size, steps and guidance when none are named.
+        card: What the package knows of the model beside its weights.
+    """
+
+    name: str
+    module: nn.Module
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler_config: Mapping[str, Any]
+    defaults: Defaults
+    card: ModelCard = field(default_factory=ModelCard)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @property
+    def prediction(self) -> Prediction:
+        """Tell what the U-Net predicts: noise, velocity or the clean latents."""
+        kind: Prediction = self.scheduler_config.get("prediction_type", "epsilon")
+        return kind
+
+    @property
+    def device(self) -> torch.device:
+        """Tell where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Tell the weights' precision."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def scale(self) -> int:
+        """Tell how many pixels a latent position spans along each axis."""
+        factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor
+
+    def prompt(self, text: str) -> Prompt:
+        """Tokenize `text`; raise when it is longer than the text encoder reads."""
+        from p2p_lab.tokens import Prompt
+
+        return Prompt.of(text, self.tokenizer)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
+        """Encode a prompt: the last hidden states of the text encoder, (1, L, D)."""
+        ids = torch.tensor([prompt.ids], device=self.device)  # (1, L)
+        mask = self._text_mask(prompt) if self._uses_mask() else None
+        hidden = self.text_encoder(ids, attention_mask=mask)[0]
+        return Conditioning(hidden.to(self.dtype))
+
+    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
+        """Encode the negative prompt, (1, L, D)."""
+        return self.encode_prompt(self.prompt(text), size)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Tell (C, h, w) of the latents of a picture of `size` (H, W).
+
+        Raises:
+            ValueError: If a side is not a positive multiple of what the autoencoder shrinks by.
+        """
+        if any(not isinstance(n, int) or n <= 0 or n % self.scale for n in size):
+            raise ValueError(
+                f"A picture of {size[0]}×{size[1]} does not fit {self.name}: height and width must "
+                f"be positive multiples of {self.scale}. "
+                f"Try {_fit(size[0], self.scale)}×{_fit(size[1], self.scale)}."
+            )
+        return self._config.in_channels, size[0] // self.scale, size[1] // self.scale
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predict the noise (or velocity) in latents (B, C, h, w) at model time t."""
+        output: Tensor = self.module(
+            latents,
+            t,
+            encoder_hidden_states=conditioning.tokens,
+            added_cond_kwargs=self._added(conditioning),
+            return_dict=False,
+        )[0]
+        return output
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (B, C, h, w) into pictures (B, 3, H, W) in [0, 1], float32 or wider.
+
+        In half precision some autoencoders overflow and would give a black picture; theirs is done
+        in float32.
+        """
+        z = self._unscale(latents)
+        images = self._decode_in(z, self._decode_dtype())
+        if not torch.isfinite(images).all():
+            images = self._decode_in(z, torch.float32)
+        return (images * 0.5 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn pictures (B, 3, H, W) in [0, 1] into latents: the mean, without noise."""
+        x = (images * 2 - 1).to(self.device, self._decode_dtype())
+        with _as_dtype(self.vae, x.dtype):
+            mean = self.vae.encode(x).latent_dist.mean
+        return self._rescale(mean).to(self.dtype)
+
+    @property
+    def _config(self) -> Any:
+        return self.module.config
+
+    @property
+    def _scaling(self) -> float:
+        factor: float = self.vae.config.scaling_factor
+        return factor
+
+    def _added(self, conditioning: Conditioning) -> dict[str, Tensor] | None:
+        if conditioning.pooled is None or conditioning.sizes is None:
+            return None
+        return {"text_embeds": conditioning.pooled, "time_ids": conditioning.sizes}
+
+    def _uses_mask(self) -> bool:
+        return bool(getattr(self.text_encoder.config, "use_attention_mask", False))
+
+    def _text_mask(self, prompt: Prompt) -> Tensor:
+        text = self.tokenizer(
+            prompt.text, padding="max_length", max_length=len(prompt.ids), return_tensors="pt"
+        )
+        mask: Tensor = text.attention_mask.to(self.device)
+        return mask
+
+    def _decode_dtype(self) -> torch.dtype:
+        upcast = bool(getattr(self.vae.config, "force_upcast", False))
+        weights: torch.dtype = self.vae.dtype
+        return torch.float32 if upcast and weights == torch.float16 else weights
+
+    def _decode_in(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        with _as_dtype(self.vae, dtype):
+            images: Tensor = self.vae.decode(z.to(dtype), return_dict=False)[0]
+        return images if images.dtype == torch.float64 else images.float()
+
+    def _unscale(self, latents: Tensor) -> Tensor:
+        mean, std = _statistics(self.vae, latents)
+        if mean is not None and std is not None:
+            return latents * std / self._scaling + mean
+        return latents / self._scaling
+
+    def _rescale(self, z: Tensor) -> Tensor:
+        mean, std = _statistics(self.vae, z)
+        if mean is not None and std is not None:
+            return (z - mean) * self._scaling / std
+        return z * self._scaling
+
+
+@dataclass(eq=False)
+class StableDiffusionXL(StableDiffusion):
+    """Hold the parts of an SDXL pipeline: two text encoders, a pooled vector and size ids.
+
+    Args:
+        text_encoder_2: The `CLIPTextModelWithProjection`.
+        tokenizer_2: Its tokenizer.
+        blank_is_zero: Encode an empty negative prompt as zeros, as the pipeline's setting
+            `force_zeros_for_empty_prompt` asks.
+    """
+
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    blank_is_zero: bool = True
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
+        """Encode a prompt with both encoders: penultimate states side by side, (1, L, D1 + D2)."""
+        states, pooled = [], None
+        for tokenizer, encoder in self._encoders():
+            text = tokenizer(
+                prompt.text,
+                padding="max_length",
+                max_length=len(prompt.ids),
+                truncation=True,
+                return_tensors="pt",
+            )
+            output = encoder(text.input_ids.to(self.device), output_hidden_states=True)
+            pooled = output[0]
+            states.append(output.hidden_states[-2])
+        assert pooled is not None
+        tokens = torch.cat(states, dim=-1)
+        sizes = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
+        return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype), sizes)
+
+    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
+        """Encode the negative prompt; an empty one as zeros where the pipeline asks for that."""
+        conditioning = self.encode_prompt(self.prompt(text), size)
+        if text or not self.blank_is_zero or conditioning.pooled is None:
+            return conditioning
+        return Conditioning(
+            torch.zeros_like(conditioning.tokens),
+            torch.zeros_like(conditioning.pooled),
+            conditioning.sizes,
+        )
+
+    def _encoders(self) -> list[tuple[Any, Any]]:
+        pairs = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
+        return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
+
+
+def _fit(n: Any, scale: int) -> int:
+    return max(scale, round(float(n) / scale) * scale)
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return an autoencoder's per-channel mean and deviation, (1, C, 1, 1) each, if it has them."""
+    mean = getattr(vae.config, "latents_mean", None)
+    std = getattr(vae.config, "latents_std", None)
+    if mean is None or std is None:
+        return None, None
+    shape = (1, len(mean), 1, 1)
+    return (
+        torch.tensor(mean).view(shape).to(like),
+        torch.tensor(std).view(shape).to(like),
+    )
+
+
+class _as_dtype:  # noqa: N801 - reads as a statement: `with _as_dtype(vae, dtype)`
+    """Cast a module for the length of a block and give its precision back afterwards."""
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        self.module, self.dtype, self.before = module, dtype, module.dtype
+
+    def __enter__(self) -> None:
+        if self.dtype != self.before:
+            self.module.to(self.dtype)
+
+    def __exit__(self, *_: object) -> None:
+        if self.dtype != self.before:
+            self.module.to(self.before)

@@ -1,0 +1,32 @@
+"""The denoising loop and its record.
+
+    >>> run = generate(model, "a cat on a beach", seed=3)
+    >>> dog = edit(run, "a dog on a beach", [Replace(cross=(0, 0.8))])
+
+Every result is a `Run`: a picture, how it came about, and what was recorded, ready to be looked
+at, measured and edited again. The room knows models, plans and controllers; it draws no figures.
+"""
+
+from p2p_lab.sampling.editing import apply_plan, edit
+from p2p_lab.sampling.loop import Cancelled, Texts, Watch, predict, walk
+from p2p_lab.sampling.plain import generate
+from p2p_lab.sampling.runs import Run, Trajectory, noise_of
+from p2p_lab.sampling.schedules import ddim_step, euler_step, make_schedule, predict_clean
+
+__all__ = [
+    "Cancelled",
+    "Run",
+    "Texts",
+    "Trajectory",
+    "Watch",
+    "apply_plan",
+    "ddim_step",
+    "edit",
+    "euler_step",
+    "generate",
+    "make_schedule",
+    "noise_of",
+    "predict",
+    "predict_clean",
+    "walk",
+]

@@ -1,0 +1,185 @@
+"""The denoising loop: predict, guide, step, tell the controller.
+
+    ε̂ = ε(z, negative) + s · (ε(z, text) − ε(z, negative))
+
+The loop owns the step number. It knows nothing of plans; what happens to the latents after a step
+is a function that the caller gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention import Controller, Site, attached
+from p2p_lab.models import Conditioning, Denoiser
+from p2p_lab.sampling.schedules import Schedule
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Preview = Callable[[], "Image"]
+OnStep = Callable[[int, int, Preview], None]
+
+
+class Cancelled(RuntimeError):
+    """Say that a run was stopped between two steps."""
+
+
+class CancelToken(Protocol):
+    """Describe anything that can be asked whether to stop, such as `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Tell whether the run should stop."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Hold how a run reports and is stopped.
+
+    Attributes:
+        on_step: Called after every step with its number, the total, and a function that makes a
+            preview. It may raise `Cancelled`.
+        cancel: Asked before every step.
+        progress: Show a progress bar.
+    """
+
+    on_step: OnStep | None = None
+    cancel: CancelToken | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Hold the texts of the conditional rows and of their unconditional partners.
+
+    Attributes:
+        positive: One row for each latent in the batch.
+        negative: The same number of rows; not used without guidance.
+        guidance: Guidance scale s of all rows, or one for each row (B, 1, 1, 1).
+        negative_steps: Unconditional embeddings of each step, (T, B, L, D), or None.
+    """
+
+    positive: Conditioning
+    negative: Conditioning
+    guidance: float | Tensor
+    negative_steps: Tensor | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Tell whether the unconditional rows are needed at all."""
+        return isinstance(self.guidance, Tensor) or self.guidance > 1
+
+    def at(self, step: int) -> Conditioning:
+        """Return the conditioning of the whole batch at a step: negative rows first."""
+        if not self.guided:
+            return self.positive
+        negative = self.negative
+        if self.negative_steps is not None:
+            negative = negative.with_tokens(self.negative_steps[step])
+        return Conditioning.stack([negative, self.positive])
+
+
+def predict(
+    model: Denoiser, schedule: Schedule, latents: Tensor, texts: Texts, step: int
+) -> Tensor:
+    """Predict the noise of one step with classifier-free guidance (Ho and Salimans 2022).
+
+    Args:
+        model: The denoiser.
+        schedule: The sampler with its times.
+        latents: (B, C, h, w).
+        texts: Texts of the B rows.
+        step: 0 is the noisiest.
+
+    Returns:
+        Guided prediction, (B, C, h, w).
+    """
+    batch = torch.cat([latents] * 2) if texts.guided else latents
+    batch = schedule.model_input(batch, step)
+    noise_pred = model.predict(batch, schedule.timesteps[step], texts.at(step))
+    if not texts.guided:
+        return noise_pred
+    negative, positive = noise_pred.chunk(2)
+    return negative + texts.guidance * (positive - negative)
+
+
+AfterStep = Callable[[int, Tensor], Tensor]
+
+
+def walk(
+    model: Denoiser,
+    schedule: Schedule,
+    latents: Tensor,
+    texts: Texts,
+    controller: Controller,
+    *,
+    after_step: AfterStep,
+    first: int = 0,
+    noise_maps: Tensor | None = None,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
+) -> Iterator[Tensor]:
+    """Denoise step by step, and yield the latents after each one.
+
+    Args:
+        model: The denoiser, already attached.
+        schedule: The sampler with its times.
+        latents: Latents before step `first`, (B, C, h, w).
+        texts: Texts of the B rows.
+        controller: Told the step before each prediction.
+        after_step: Given the step and the new latents, returns the latents to go on with.
+        first: First step to take.
+        noise_maps: Noise added after each step, (T, B, C, h, w), or None.
+        watch: How to report, and when to stop.
+
+    Raises:
+        Cancelled: If `watch` asks to stop.
+    """
+    for step in range(first, schedule.steps):
+        if watch.cancel is not None and watch.cancel.is_set():
+            raise Cancelled(f"The run was cancelled before step {step} of {schedule.steps}.")
+        controller.begin_step(step)
+        noise_pred = predict(model, schedule, latents, texts, step)
+        noise = None if noise_maps is None else noise_maps[step]
+        before, latents = latents, schedule.advance(latents, noise_pred, step, noise=noise)
+        latents = after_step(step, latents)
+        if watch.on_step is not None:
+            preview = _previewer(model, schedule, before, noise_pred, step)
+            watch.on_step(step, schedule.steps, preview)
+        yield latents
+
+
+def _previewer(
+    model: Denoiser, schedule: Schedule, latents: Tensor, noise_pred: Tensor, step: int
+) -> Preview:
+    """Return a function that draws what the last row of the batch is becoming: decoded ẑ_0."""
+
+    def preview() -> Image:
+        from PIL import Image
+
+        clean = schedule.clean(latents[-1:], noise_pred[-1:], step)
+        pixels = model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
+        return Image.fromarray((pixels * 255).round().astype("uint8"))
+
+    return preview
+
+
+@contextmanager
+def session(model: Denoiser, controller: Controller, sites: Mapping[str, Site]) -> Iterator[None]:
+    """Have a model to oneself, with a controller attached; other runs on it wait."""
+    with model.lock, torch.no_grad(), attached(model.module, controller, sites):
+        yield
+
+
+def bar(steps: Iterator[Tensor], total: int, *, show: bool) -> Iterator[Tensor]:
+    """Show a progress bar beside the steps, if asked to."""
+    if not show:
+        return steps
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(steps, total=total, desc="denoising"))

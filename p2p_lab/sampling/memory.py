@@ -1,0 +1,84 @@
+"""How much memory a tape may take, known before it is taken."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from p2p_lab.attention import AttentionTape, Site, taped_sites
+from p2p_lab.models import Denoiser
+
+SHARE = 0.25  # of the free memory
+LARGE, USUAL = 32 * 32, 16 * 16  # self-attention kept up to so many positions, if it fits
+_said: set[str] = set()
+
+
+def choose_tape(
+    model: Denoiser,
+    sites: Mapping[str, Site],
+    steps: int,
+    *,
+    pictures: int = 1,
+    budget: int | None = None,
+) -> dict[str, Site] | None:
+    """Choose the sites to tape so that the tapes fit in memory, or None if none fit.
+
+    Args:
+        model: The denoiser.
+        sites: Its sites.
+        steps: Number of steps T.
+        pictures: Number of tapes.
+        budget: Bytes they may take together; None takes a quarter of the free memory.
+    """
+    allowed = free_memory(model.device) * SHARE if budget is None else budget
+    size = 0
+    for limit in (LARGE, USUAL):
+        chosen = taped_sites(sites, limit)
+        size = tape_size(model, chosen, steps) * pictures
+        if size <= allowed:
+            return chosen
+    _say_once(
+        f"The tape of this run would take {size / 2**20:.0f} MiB and {allowed / 2**20:.0f} MiB are "
+        "allowed, so none is kept: an edit runs the source again beside the target, with the same "
+        "result at twice the cost. Take fewer steps or a smaller picture, or raise tape_budget."
+    )
+    return None
+
+
+def tape_size(model: Denoiser, sites: Mapping[str, Site], steps: int) -> int:
+    """Tell how many bytes one tape of these sites takes."""
+    length = int(model.tokenizer.model_max_length)
+    return AttentionTape.estimate(sites, steps, model.dtype, length)
+
+
+def free_memory(device: torch.device) -> int:
+    """Tell how many bytes are free where the model runs."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_system_memory(), _container_memory())
+
+
+def _system_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _container_memory() -> int:
+    """Tell what a container leaves free (as on Binder), which the system's own count ignores."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 2**62
+    return 2**62 if limit == "max" else max(int(limit) - used, 0)
+
+
+def _say_once(sentence: str) -> None:
+    if sentence not in _said:
+        _said.add(sentence)
+        warnings.warn(sentence, stacklevel=4)

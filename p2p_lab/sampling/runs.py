@@ -1,0 +1,177 @@
+"""The one currency: a `Run` holds a picture, how it came about and what was recorded.
+
+`generate`, `edit` and `invert` all return one; figures, widgets and metrics read it. This file
+knows how a run is shown; it does not sample.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from p2p_lab.attention import AttentionStore, AttentionTape
+from p2p_lab.edits import EditPlan
+from p2p_lab.tokens import Prompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from p2p_lab.models import Denoiser
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Hold the latents of every step, and what an inversion measured beside them.
+
+    Attributes:
+        latents: (T + 1, C, h, w), from pure noise to the clean latents, in the sampler's scale.
+        negative_embeds: Unconditional embedding of each step, (T, L, D), or None for the negative
+            prompt's own (null-text inversion optimises them).
+        noise_maps: Noise added after each step, (T, C, h, w), or None for deterministic steps.
+        pinned: Whether a source row is set back to `latents` after each step (direct inversion).
+        start: First step that is run; the ones before were skipped (edit-friendly inversion).
+    """
+
+    latents: Tensor
+    negative_embeds: Tensor | None = None
+    noise_maps: Tensor | None = None
+    pinned: bool = False
+    start: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Tell the number of steps T."""
+        return len(self.latents) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Hold one picture, how it came about and what was recorded on the way.
+
+    Attributes:
+        prompt: The prompt of the picture.
+        pixels: The picture, (3, H, W) in [0, 1], float32 (float64 for a float64 model).
+        trajectory: The latents of every step.
+        negative: The negative prompt.
+        seed: What the first noise was drawn from; None if it was given or measured.
+        guidance_scale: Strength of classifier-free guidance; 1 is none.
+        sampler: Name of the sampler.
+        attention: The recorded maps, or None.
+        tape: What an edit needs of this run, or None: edits then run the source again beside them.
+        plan: The edit that made this run; None for a generated or inverted picture.
+        source: The run that was edited.
+        masks: Where local blending let the edit act, (T, h, w) in latent positions, or None.
+        note: What was chosen for the user, in a sentence.
+        model: The denoiser; None for a run loaded without one.
+        model_name: Its name.
+        cache: Work of earlier edits of this run that later ones may share.
+    """
+
+    prompt: Prompt
+    pixels: Tensor
+    trajectory: Trajectory
+    negative: str = ""
+    seed: int | None = None
+    guidance_scale: float = 7.5
+    sampler: str = "ddim"
+    attention: AttentionStore | None = None
+    tape: AttentionTape | None = None
+    plan: EditPlan | None = None
+    source: Run | None = None
+    masks: Tensor | None = None
+    note: str = ""
+    model: Denoiser | None = field(default=None, repr=False)
+    model_name: str = ""
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Tell the number of steps T of the schedule."""
+        return self.trajectory.steps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tell the picture's height and width (H, W)."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
+
+    @property
+    def array(self) -> NDArray[np.float32]:
+        """Return the picture as an array (H, W, 3) in [0, 1], float32."""
+        array: NDArray[np.float32] = self.pixels.float().cpu().permute(1, 2, 0).numpy()
+        return array
+
+    @property
+    def image(self) -> Image:
+        """Return the picture as a PIL image, 8 bits a channel."""
+        from PIL import Image
+
+        return Image.fromarray((self.array * 255).round().astype("uint8"))
+
+    def map(self, word: str, **options: Any) -> Tensor:
+        """Return where the picture looked at a word: `attention.map` of this run.
+
+        Raises:
+            ValueError: If the run recorded no maps.
+        """
+        if self.attention is None:
+            raise ValueError("This run recorded no maps. Run it with record='store' or 'tape'.")
+        return self.attention.map(word, **options)
+
+    def save(self, path: str | Path, *, tape: bool = True) -> Path:
+        """Write the whole run to one file; see `p2p_lab.sampling.saving`."""
+        from p2p_lab.sampling.saving import save_run
+
+        return save_run(self, path, tape=tape)
+
+    @staticmethod
+    def load(path: str | Path, model: Denoiser | None = None) -> Run:
+        """Read a run that `save` wrote; give its model to edit it further."""
+        from p2p_lab.sampling.saving import load_run
+
+        return load_run(path, model)
+
+    def __repr__(self) -> str:
+        """Say what the run is in one line, without its tensors."""
+        kind = "edit" if self.source is not None else "picture"
+        return (
+            f"Run({kind} of {self.prompt.text!r}, seed={self.seed}, steps={self.steps}, "
+            f"size={self.size[0]}×{self.size[1]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the picture with its prompt, which is escaped."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="png")
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        text = html.escape(self.prompt.text, quote=True)
+        lines = [f"<strong>{text or '(empty prompt)'}</strong>"]
+        if self.source is not None:
+            lines.append(f"edited from: {html.escape(self.source.prompt.text, quote=True)}")
+        if self.note:
+            lines.append(html.escape(self.note, quote=True))
+        width = max(192, min(self.size[1], 512))
+        return (
+            f'<figure><img alt="Picture of: {text}" width="{width}" '
+            f'style="image-rendering:auto" src="data:image/png;base64,{data}">'
+            f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
+        )
+
+
+def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw standard noise from a seed, on the CPU in float32: the same on every device.
+
+    Raises:
+        ValueError: If the seed is not a whole number from 0 to 2⁶³ − 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed!r} is not possible: give a whole number from 0 on.")
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
