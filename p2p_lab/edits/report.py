@@ -161,7 +161,7 @@ def from_json(text: str) -> dict[str, Any]:
         if not isinstance(record, dict) or record.get("format") != _FORMAT:
             raise KeyError("format")
         return _fields(record)
-    except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"This text is no saved EditPlan ({_FORMAT}): {type(error).__name__} {error}. Save "
             f"the plan again with plan.to_json()."
@@ -172,6 +172,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     mapper = torch.zeros(record["length"], record["length"], dtype=torch.float64)
     for i, j, value in record["mapper"]:
         mapper[i, j] = value
+    start, stop, stride = record["self_steps"]
     blend = record["blend"]
     if blend is not None:
         blend = {k: tuple(v) if isinstance(v, list) else v for k, v in blend.items()}
@@ -181,7 +182,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
         "mapper": mapper,
         "source_gain": _gain(record["source_gain"], record["length"]),
         "target_gain": _gain(record["target_gain"], record["length"]),
-        "self_steps": range(*record["self_steps"]),
+        "self_steps": range(start, stop, stride),
         "self_pixels": int(record["self_pixels"]),
         "blend": blend,
         "source": None if record["source"] is None else Prompt.from_dict(record["source"]),

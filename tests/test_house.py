@@ -1,0 +1,122 @@
+"""Laws of the house: imports run one way, and importing the package costs nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import p2p_lab
+
+HOUSE = Path(p2p_lab.__file__).parent
+
+# What each room may know. A room that is missing here may know every other one.
+STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "figures", "widgets"]
+LEAVES = {"scenes", "metrics"}
+KNOWS = {
+    **{room: {*STAIRS[:i], "models", *LEAVES} for i, room in enumerate(STAIRS)},
+    **{leaf: set() for leaf in LEAVES},
+    "tokens": set(),
+    "edits": {"tokens"},
+    "models": {"tokens"},
+    "training": {"tokens", "models", *LEAVES},
+}
+
+
+def rooms() -> list[str]:
+    return sorted({path.stem for path in HOUSE.iterdir() if is_room(path)})
+
+
+def is_room(path: Path) -> bool:
+    inside = path.is_dir() and (path / "__init__.py").exists()
+    return inside or (path.suffix == ".py" and path.stem != "__init__")
+
+
+def files_of(room: str) -> list[Path]:
+    one = HOUSE / f"{room}.py"
+    return [one] if one.exists() else sorted((HOUSE / room).rglob("*.py"))
+
+
+def imported_rooms(text: str, package: str) -> set[str]:
+    """Return the rooms of the package that a file imports anywhere, for types or in a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    found = {name.split(".")[1] for name in names if name.startswith("p2p_lab.")}
+    return {p2p_lab._HOME.get(name, name) for name in found}
+
+
+def package_of(path: Path) -> str:
+    return ".".join(["p2p_lab", *path.relative_to(HOUSE).parent.parts])
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    for path in files_of(room):
+        known = imported_rooms(path.read_text(encoding="utf-8"), package_of(path))
+        wrong = known - KNOWS.get(room, set(rooms())) - {room, "__version__"}
+        assert not wrong, f"{path.relative_to(HOUSE.parent)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [
+        ("import p2p_lab.sampling", "sampling"),
+        ("from p2p_lab.sampling.loop import edit", "sampling"),
+        ("from p2p_lab import sampling", "sampling"),
+        ("from p2p_lab import generate", "sampling"),
+        ("from ..sampling import edit", "sampling"),
+        ("def f():\n    from p2p_lab.widgets import EditPanel", "widgets"),
+    ],
+)
+def test_the_reader_of_imports_sees_every_form(line: str, room: str) -> None:
+    assert imported_rooms(line, "p2p_lab.tokens") == {room}
+
+
+def test_importing_the_package_is_quick_and_loads_no_torch() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import p2p_lab\n"
+        "print(time.perf_counter() - start)\n"
+        "import sys; print(sorted({'torch', 'numpy', 'diffusers'} & set(sys.modules)))\n"
+        "assert 'Replace' in dir(p2p_lab) and 'edits' in dir(p2p_lab)"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True, text=True, check=True, cwd=HOUSE.parent,
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert {loaded for _, loaded in runs} == {"[]"}
+    assert min(float(seconds) for seconds, _ in runs) < 0.3
+
+
+@pytest.mark.parametrize("room", [room for room in p2p_lab._ROOMS if room in rooms()])
+def test_every_public_name_is_in_its_room_and_in_the_package(room: str) -> None:
+    home = import_module(f"p2p_lab.{room}")
+    for name in p2p_lab._ROOMS[room]:
+        assert getattr(p2p_lab, name) is getattr(home, name)
+        assert name in p2p_lab.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'p2p_lab' has no attribute 'replace_words'"):
+        _ = p2p_lab.replace_words
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    text = (HOUSE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{p2p_lab.__version__}"' in text or "p2p_lab.__version__" in text
+
+
+def test_type_hints_are_shipped() -> None:
+    assert (HOUSE / "py.typed").exists()
