@@ -234,11 +234,16 @@ def flakes(u: Tensor, degree: Tensor, size: int) -> Tensor:
     x, y = coordinates(size)
     cover = torch.zeros(len(u), 1, size, size)
     for k in range(26):
-        cx = (u[:, 0] * 977.1 + k * 0.6180340 + 0.13 * u[:, 1] * k).view(-1, 1, 1, 1) % 1
-        cy = (u[:, 2] * 571.7 + k * 0.7548777 + 0.17 * u[:, 3] * k).view(-1, 1, 1, 1) % 1
+        cx = _scatter(u[:, 0], 2 * k)
+        cy = _scatter(u[:, 2], 2 * k + 1)
         shown = (degree * 26 - k).clamp(0, 1)
         cover = torch.maximum(cover, shown * _blob(x, y, cx, cy, 0.022, 0.022))
     return 0.9 * cover
+
+
+def _scatter(u: Tensor, k: int) -> Tensor:
+    """Return the k-th number in [0, 1) that grows from each u: (B, 1, 1, 1)."""
+    return ((torch.sin(k * 12.9898 + u * 78.233) * 43758.5453) % 1).view(-1, 1, 1, 1)
 
 
 def rain(u: Tensor, degree: Tensor, size: int) -> Tensor:

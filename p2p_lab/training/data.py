@@ -43,8 +43,14 @@ class Batch:
 
 def draw_images(config: TrainConfig, first: int, count: int) -> Tensor:
     """Return the pictures (B, 3, S, S) in [−1, 1] of `count` scenes from seed `first` on."""
+    return draw_covered(config, first, count)[0]
+
+
+def draw_covered(config: TrainConfig, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return pictures in [−1, 1] and what their things cover (B, 1, S, S)."""
     scenes = [sample_scene(first + i, config.world) for i in range(count)]
-    return render(scenes, config.picture_size).images * 2 - 1
+    pictures = render(scenes, config.picture_size)
+    return pictures.images * 2 - 1, pictures.masks.sum(1, keepdim=True).clamp(0, 1)
 
 
 def draw_batch(config: TrainConfig, tokenizer: CLIPTokenizer, first: int, count: int) -> Batch:

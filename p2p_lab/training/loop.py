@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from p2p_lab.training.build import Parts, build
 from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_images
+from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
 from p2p_lab.training.preview import autoencoder_grid, sample_grid
 from p2p_lab.training.stage import Stage, run_stage
 from p2p_lab.training.supervision import record_cross_attention, supervision_loss
@@ -96,8 +96,9 @@ def _autoencoder_stage(
 ) -> Stage:
     vae = parts.vae
 
-    def loss(images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        images = images.to(accelerator.device, memory_format=torch.channels_last)
+    def loss(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        images, cover = (part.to(accelerator.device) for part in batch)
+        images = images.contiguous(memory_format=torch.channels_last)
         with accelerator.autocast():
             posterior = vae.encode(images).latent_dist
             generator = _generator(config, step, accelerator)
@@ -105,16 +106,17 @@ def _autoencoder_stage(
             latents = posterior.mean + posterior.std * noise.to(accelerator.device)
             decoded = vae.decode(latents).sample
         difference = (decoded - images).float()
-        total = difference.abs().mean() + 0.5 * _edges(difference) + difference.square().mean()
+        weighted = difference * (1 + config.object_weight * cover) / (1 + cover.mean())
+        total = weighted.abs().mean() + 0.5 * _edges(weighted) + weighted.square().mean()
         total = total + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
         psnr = -10 * torch.log10(difference.square().mean() / 4)
-        return total, {"loss": float(total), "psnr": float(psnr)}
+        return total, {"loss": total.item(), "psnr": psnr.item()}
 
     return Stage(
         "autoencoder",
         vae,
         loss,
-        _batches(lambda first, n: draw_images(config, first, n), config, accelerator, workers),
+        _batches(lambda first, n: draw_covered(config, first, n), config, accelerator, workers),
         config.hours * 3600 * config.autoencoder_share,
         config.pictures,
         lambda path: autoencoder_grid(vae, config, path),
@@ -180,13 +182,13 @@ def _denoiser_stage(
             maps.clear()
             predicted = unet(noisy, t, text).sample
         fit = _velocity_loss(predicted.float(), target, alpha_bar, batch.cover.to(device), config)
-        numbers = {"loss": float(fit)}
+        numbers = {"loss": fit.item()}
         if not maps:
             return fit, numbers
         where = supervision_loss(
             [probs.float() for probs in maps], _to(batch, device), alpha_bar.flatten().sqrt()
         )
-        numbers["maps"] = float(where)
+        numbers["maps"] = where.item()
         return fit + config.supervision * where, numbers
 
     return Stage(

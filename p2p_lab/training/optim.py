@@ -20,14 +20,23 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Return about the nearest semi-orthogonal matrix, by Newton–Schulz iterations.
 
+    Each iteration multiplies X by P = aI + bG + cG² with G = X Xᵀ. All P commute, so a
+    long matrix (convolution kernels) is touched only twice: the iterations run on the
+    small square G, and their product is applied at the end.
+
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
     a, b, c = COEFFICIENTS
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    eye = torch.eye(len(gram), device=x.device, dtype=x.dtype)
+    total = eye
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * eye + b * gram + c * (gram @ gram)
+        total = factor @ total
+        gram = factor @ gram @ factor
+    x = total @ x
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
