@@ -46,7 +46,8 @@ lab: setup ## open the lessons in JupyterLab
 	$(BIN)/python -m p2p_lab lab
 
 demo: setup ## edit a picture of the bundled model and write it to OUT
-	$(BIN)/python -m p2p_lab edit --demo --force -o '$(OUT)'
+	$(BIN)/python -m p2p_lab edit "a red apple on a beach" "a lemon on a beach" --seed 3 \
+	  --figure '$(OUT)' --force
 
 lint: setup ## ruff and mypy, nothing run
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, to_png
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
 from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
 from p2p_lab.figures.plans import show_alignment, show_plan
+from p2p_lab.figures.runs import show_blend, show_trajectory
 
 __all__ = [
     "CMAP",
@@ -18,12 +19,14 @@ __all__ = [
     "alt_text",
     "overlay",
     "show_alignment",
+    "show_blend",
     "show_edit",
     "show_map",
     "show_maps",
     "show_pictures",
     "show_plan",
     "show_sweep",
+    "show_trajectory",
     "to_png",
     "upsample",
 ]

@@ -52,9 +52,8 @@ def _collect(maps: Any, words: Sequence[str] | None) -> dict[str, Floats]:
                 "This run recorded no attention, so there are no maps to draw. Generate it with "
                 'record="store" or record="tape".'
             )
-        wanted = words if words is not None else None
-        found = maps.attention.maps() if wanted is None else None
-        maps = found if found is not None else {w: maps.attention.map(w) for w in words or ()}
+        store = maps.attention
+        maps = store.maps() if words is None else {word: store.map(word) for word in words}
     chosen = list(maps) if words is None else list(words)
     missing = [w for w in chosen if w not in maps]
     if missing or not chosen:

@@ -1,0 +1,48 @@
+"""The command line: `python -m p2p_lab edit | lab | doctor`.
+
+Each command is a file of `p2p_lab.commands` with two functions: `add(parsers)` says its options,
+`run(given)` does it. What goes wrong for a reason that a user can mend is one sentence on stderr
+and exit code 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from p2p_lab import __version__
+
+COMMANDS = ("edit", "lab", "doctor")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command."""
+    parser = argparse.ArgumentParser(
+        prog="p2p_lab",
+        description="Prompt-to-Prompt image editing with cross-attention control, in Jupyter.",
+    )
+    parser.add_argument("--version", action="version", version=f"p2p_lab {__version__}")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        import_module(f"p2p_lab.commands.{name}").add(parsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 well, 1 found something wrong, 2 bad input."""
+    given = build_parser().parse_args(argv)
+    try:
+        code: int = import_module(f"p2p_lab.commands.{given.command}").run(given)
+    except KeyboardInterrupt:
+        print("p2p_lab: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"p2p_lab {given.command}: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""`p2p_lab doctor`: what is installed, what it runs on, whether it works, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+from p2p_lab.commands.edit import add_model_options
+
+OPTIONAL = ("jupyterlab", "notebook", "psutil")
+LEAST_MEGABYTES = 1000
+Facts = dict[str, Any]
+
+
+def add(parsers: Any) -> None:
+    """Add the command's options."""
+    parser = parsers.add_parser("doctor", help="say what is installed and what is wrong")
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object only")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print the findings; the exit code is 1 when something is wrong."""
+    facts, wrong = examine(given.model, given.device)
+    if given.json:
+        print(json.dumps({**facts, "wrong": wrong}))
+        return 1 if wrong else 0
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")
+    print("\n" + ("\n".join(f"wrong: {sentence}" for sentence in wrong) or "Nothing is wrong."))
+    return 1 if wrong else 0
+
+
+def examine(model: str | None = None, device: str | None = None) -> tuple[Facts, list[str]]:
+    """Return the facts by name, and a sentence for each thing that is wrong."""
+    facts: Facts = {}
+    wrong: list[str] = []
+    parts: list[Callable[[], Iterator[tuple[str, Any] | str]]] = [
+        versions, machine, lambda: models(model, device),
+    ]  # fmt: skip
+    for part in parts:
+        for found in part():
+            if isinstance(found, str):
+                wrong.append(found)
+            else:
+                facts[found[0]] = found[1]
+    return facts, wrong
+
+
+def versions() -> Iterator[tuple[str, Any] | str]:
+    """Yield every requirement's version, and what is missing or too old."""
+    from packaging.requirements import Requirement
+
+    yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}"
+    try:
+        yield "p2p_lab", version("p2p_lab")
+        lines = requires("p2p_lab") or []
+    except PackageNotFoundError:
+        lines = []
+        yield "p2p_lab is imported but not installed. Run: pip install -e ."
+    needed = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate()]
+    for need in needed:
+        try:
+            have = version(need.name)
+        except PackageNotFoundError:
+            yield f"{need.name} is missing. Run: pip install '{need}'"
+            continue
+        yield need.name, have
+        if not need.specifier.contains(have, prereleases=True):
+            yield f"{need.name} is {have}, needed is {need.specifier}. Run: pip install '{need}'"
+    for name in OPTIONAL:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, "not installed (optional)"
+
+
+def machine() -> Iterator[tuple[str, Any] | str]:
+    """Yield device, threads and memory, and what is too little."""
+    import torch
+
+    yield "threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        yield "device", f"cuda, {torch.cuda.get_device_name()}"
+        yield "device memory", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    else:
+        yield "device", "mps" if torch.backends.mps.is_available() else "cpu"
+    free_mb = free_memory()
+    yield "memory", "unknown" if free_mb is None else f"{free_mb:.0f} MB free"
+    if free_mb is not None and free_mb < LEAST_MEGABYTES:
+        yield f"only {free_mb:.0f} MB of memory are free; a lesson needs up to {LEAST_MEGABYTES}."
+
+
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the memory that is free for this process, in MB, or None where it cannot be told.
+
+    A container's limit counts, where there is one: Binder gives less than its machine has.
+    """
+    try:
+        import psutil
+    except ImportError:
+        return None
+    free = float(psutil.virtual_memory().available)
+    limit, used = (group / name for name in ("memory.max", "memory.current"))
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
+        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    return free / 2**20
+
+
+def models(name: str | None, device: str | None) -> Iterator[tuple[str, Any] | str]:
+    """Yield the bundled models and whether the chosen one is whole and works."""
+    from p2p_lab.models import list_models, load
+
+    yield "bundled models", ", ".join(list_models()) or "none"
+    started = time.perf_counter()
+    try:
+        model = load(name, device)
+    except (ValueError, OSError) as error:
+        yield str(error)
+        return
+    parts = [model.module, getattr(model, "vae", None), getattr(model, "text_encoder", None)]
+    count = sum(p.numel() for part in parts if part is not None for p in part.parameters())
+    yield "model", f"{model.name}, {count / 1e6:.1f} M parameters, {model.dtype}, {model.device}"
+    yield "checksum", _checksum(model)
+    yield "loaded in", f"{time.perf_counter() - started:.1f} s"
+    yield from engine(model)
+
+
+def _checksum(model: Any) -> str:
+    """Say whether the files were compared with the card, which `load` does for every listed one."""
+    listed = len(model.card.raw.get("files", {}))
+    return f"{listed} files match their SHA-256" if listed else "no card lists this model's files"
+
+
+def engine(model: Any) -> Iterator[tuple[str, Any] | str]:
+    """Run a two-step edit and see that the identity changes nothing and maps are probabilities."""
+    import torch
+
+    from p2p_lab.edits import Refine, Reweight
+    from p2p_lab.sampling import edit, generate
+
+    started = time.perf_counter()
+    words = sorted(model.card.vocabulary)[:2] or ["cat", "hat"]
+    text = " ".join(words)
+    try:
+        run = generate(model, text, seed=0, steps=2)
+        same = edit(run, text, [Refine()])
+        loud = edit(run, text, [Reweight(words[0], 4.0)])
+    except Exception as error:
+        yield f"a two-step edit failed: {type(error).__name__}: {error}"
+        return
+    yield "engine", f"source and two edits of 2 steps in {time.perf_counter() - started:.1f} s"
+    if not torch.allclose(same.pixels, run.pixels, atol=1e-3):
+        yield "an edit that should change nothing changed the picture."
+    if torch.equal(loud.pixels, run.pixels):
+        yield "a louder word changed nothing: the attention is not reached."
+    if not torch.isfinite(loud.pixels).all():
+        yield f"the picture holds NaN: {model.dtype} overflows here. Try another device."

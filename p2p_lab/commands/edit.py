@@ -1,0 +1,206 @@
+"""`p2p_lab edit SOURCE TARGET`: one edit from the command line, its picture and its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2p_lab.commands._files import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from p2p_lab.edits import Edit
+    from p2p_lab.metrics import EditSummary
+    from p2p_lab.sampling import Run
+
+SUFFIXES = (".png",)
+EXAMPLES = """examples:
+  p2p_lab edit "a cat on a beach" "a dog on a beach" --seed 3 -o dog.png
+  p2p_lab edit "a snowy castle" "a snowy castle" --reweight snowy=2 --figure fader.png
+  p2p_lab edit "a cat on a beach" "a dog on a beach" --cross 0.6 --blend cat:dog -o dog.png
+"""
+
+
+def add(parsers: Any) -> None:
+    """Add the command's options."""
+    parser = parsers.add_parser(
+        "edit",
+        help="edit a generated picture by its prompt",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="the prompt of the picture")
+    parser.add_argument("target", help="the prompt of the edit")
+    parser.add_argument("-o", "--output", type=Path, help="write the edited picture (.png)")
+    parser.add_argument("--figure", type=Path, help="write source | re-prompt | edit (.png)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    _add_edit_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    parser.add_argument("--negative", default="", help="negative prompt")
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="end with the numbers as one JSON line")
+
+
+def _add_edit_options(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("the edit")
+    how.add_argument(
+        "--edit", choices=("replace", "refine"), help="word swap or added phrase (default: chosen)"
+    )
+    how.add_argument(
+        "--cross", metavar="END", type=window, help="window of cross-attention: 0.8 or 0.1:0.8"
+    )
+    how.add_argument(
+        "--self-attention", metavar="END", type=window, help="window of self-attention: 0.4"
+    )
+    how.add_argument(
+        "--reweight", metavar="WORD=C", type=weight, action="append", default=[],
+        help="multiply a word's attention; may be given often",
+    )  # fmt: skip
+    how.add_argument(
+        "--blend", metavar="WORDS", help="change only where these words are: cat or cat:dog"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model runs where."""
+    parser.add_argument("--model", help="bundled name, folder or hub id (default: bundled)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+
+
+def window(text: str) -> tuple[float, float]:
+    """Read "0.8" as (0, 0.8) and "0.1:0.8" as (0.1, 0.8)."""
+    start, _, end = text.rpartition(":")
+    try:
+        return float(start or 0), float(end)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no window; write its end, as 0.8, or both ends, as 0.1:0.8"
+        ) from None
+
+
+def weight(text: str) -> tuple[str, float]:
+    """Read "snowy=2" as ("snowy", 2.0)."""
+    word, _, scale = text.rpartition("=")
+    try:
+        if not word.strip():
+            raise ValueError
+        return word.strip(), float(scale)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no weight; write WORD=NUMBER, as snowy=2 or 'polar bear'=0.5"
+        ) from None
+
+
+def run(given: argparse.Namespace) -> int:
+    """Generate the source, edit it, write what was asked for and print the numbers."""
+    outputs = [p for p in (given.output, given.figure) if p is not None]
+    if not outputs:
+        raise ValueError("Nothing would be written. Name a file: -o edit.png or --figure all.png.")
+    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
+        raise ValueError(f"-o and --figure both name {outputs[0]}. Name two files.")
+    for path in outputs:
+        check_writable(path, SUFFIXES, force=given.force)
+    source, plain, edited, seconds = sample(given)
+    summary = _write_and_sum_up(given, source, plain, edited)
+    print(edited.note or f"Edited as asked: {_how(edited)}.")
+    print(f"{summary}\n{_seconds(seconds)}")
+    for path in outputs:
+        print(f"wrote {path}")
+    if given.json:
+        print(json.dumps(to_numbers(summary, seconds)))
+    return 0
+
+
+def sample(given: argparse.Namespace) -> tuple[Run, Run, Run, dict[str, float]]:
+    """Return source, plain re-prompt of the same seed and edit, and what each took."""
+    from p2p_lab.models import load
+    from p2p_lab.sampling import apply_plan, generate
+
+    model = load(given.model, given.device)
+    plan, note = _plan(given, model)
+    settings: dict[str, Any] = {
+        "seed": given.seed, "steps": plan.steps, "guidance_scale": given.guidance,
+        "negative": given.negative, "progress": sys.stderr.isatty(),
+    }  # fmt: skip
+    started = time.perf_counter()
+    source = generate(model, given.source, **settings)
+    made = time.perf_counter()
+    edited = apply_plan(source, plan, guidance_scale=source.guidance_scale, note=note)
+    done = time.perf_counter()
+    plain = generate(model, given.target, record="none", **settings)
+    return source, plain, edited, {"source": made - started, "edit": done - made}
+
+
+def _plan(given: argparse.Namespace, model: Any) -> tuple[Any, str]:
+    """Compile the edit before anything is sampled, so that a wrong word costs no time."""
+    from p2p_lab.edits import compile_edits
+
+    source, target = model.prompt(given.source), model.prompt(given.target)
+    edits, note = make_edits(given, source, target)
+    steps = model.defaults.steps if given.steps is None else given.steps
+    return compile_edits(edits, source, target, steps), note
+
+
+def make_edits(given: argparse.Namespace, source: Any, target: Any) -> tuple[list[Edit], str]:
+    """Return the edits that the options name, and what was chosen for the user, in a sentence."""
+    from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, default_edits
+
+    note, kinds = "", {"replace": Replace, "refine": Refine}
+    kind: Any = kinds.get(given.edit)
+    if kind is None:
+        chosen, note = default_edits(source, target)
+        kind = type(chosen[0])
+    windows = {"cross": given.cross, "self_attention": given.self_attention}
+    edits: list[Any] = [kind(**{k: v for k, v in windows.items() if v is not None})]
+    edits += [Reweight(word, scale) for word, scale in given.reweight]
+    if given.blend:
+        before, _, after = given.blend.partition(":")
+        edits.append(LocalBlend(_words(before), _words(after or before)))
+    return edits, note
+
+
+def _words(text: str) -> list[str]:
+    """Read "cat, hat" as two words or phrases."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _write_and_sum_up(
+    given: argparse.Namespace, source: Run, plain: Run, edited: Run
+) -> EditSummary:
+    from p2p_lab.metrics import edit_summary
+
+    if given.output is not None:
+        buffer = io.BytesIO()
+        edited.image.save(buffer, format="png")
+        write_whole(given.output, buffer.getvalue(), force=given.force)
+    if given.figure is not None:
+        from p2p_lab.figures import show_edit, to_png
+
+        write_whole(given.figure, to_png(show_edit(source, plain, edited)), force=given.force)
+    return edit_summary(source.image, plain.image, edited.image)
+
+
+def _how(run: Run) -> str:
+    """Return the plan's lines about attention, without its heading."""
+    lines = str(run.plan).splitlines()
+    return "; ".join(x.strip() for x in lines if "attention:" in x or "blend:" in x)
+
+
+def _seconds(seconds: dict[str, float]) -> str:
+    return f"source {seconds['source']:.1f} s, edit {seconds['edit']:.1f} s"
+
+
+def to_numbers(summary: EditSummary, seconds: dict[str, float]) -> dict[str, Any]:
+    """Return the numbers of an edit, ready for JSON; an infinite PSNR becomes null."""
+    numbers = {
+        name: getattr(summary, name) for name in summary.__dataclass_fields__ if name != "inside"
+    }
+    infinite = float("inf")
+    numbers = {name: None if value == infinite else value for name, value in numbers.items()}
+    return {**numbers, **{f"{name}_seconds": round(s, 3) for name, s in seconds.items()}}

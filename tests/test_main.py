@@ -1,0 +1,231 @@
+"""Laws of the command line: it edits, it says its numbers, and it never harms a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from p2p_lab.__main__ import build_parser, main
+from p2p_lab.commands import _files, doctor, lab
+from p2p_lab.commands.edit import make_edits
+
+CAT, DOG = "a cat on the grass", "a dog on the grass"
+
+
+@pytest.fixture
+def base(sd_folder: Path) -> list[str]:
+    return ["edit", CAT, DOG, "--model", str(sd_folder), "--device", "cpu", "--steps", "2"]
+
+
+def test_an_edit_writes_picture_and_figure_and_ends_with_its_numbers(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, figure = tmp_path / "dog.png", tmp_path / "all.png"
+    assert main([*base, "--seed", "3", "-o", str(out), "--figure", str(figure), "--json"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    numbers = json.loads(said[-1])
+    assert {"changed", "kept_psnr", "kept_psnr_plain", "verdict", "edit_seconds"} <= set(numbers)
+    assert any("Replace" in line for line in said), "the choice made for the user is said"
+    assert Image.open(out).size == (32, 32)
+    assert "Source, plain re-prompt and edit" in Image.open(figure).info["Description"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["all.png", "dog.png"]
+
+
+def test_the_picture_is_the_one_that_the_library_makes(
+    base: list[str], tmp_path: Path, sd32
+) -> None:
+    from p2p_lab.edits import Replace, Reweight
+    from p2p_lab.sampling import edit, generate
+
+    out = tmp_path / "dog.png"
+    options = ["--cross", "0.6", "--self-attention", "0.1:0.5", "--reweight", "grass=2"]
+    assert main([*base, "--seed", "5", *options, "-o", str(out)]) == 0
+    source = generate(sd32, CAT, seed=5, steps=2)
+    edits = [Replace(cross=(0, 0.6), self_attention=(0.1, 0.5)), Reweight("grass", 2.0)]
+    want = np.asarray(edit(source, DOG, edits).image)
+    assert np.array_equal(np.asarray(Image.open(out)), want)
+
+
+def test_every_option_becomes_the_edit_that_it_names(sd) -> None:
+    given = build_parser().parse_args(
+        ["edit", CAT, DOG, "--edit", "refine", "--cross", "0.5", "--self-attention", "0.2:0.3"]
+        + ["--reweight", "grass=-1", "--reweight", "dog=2.5", "--blend", "cat:dog"]
+    )
+    edits, note = make_edits(given, sd.prompt(CAT), sd.prompt(DOG))
+    assert [type(e).__name__ for e in edits] == ["Refine", "Reweight", "Reweight", "LocalBlend"]
+    assert (edits[0].cross, edits[0].self_attention) == ((0.0, 0.5), (0.2, 0.3))
+    assert [(e.word, e.scale) for e in edits[1:3]] == [("grass", -1.0), ("dog", 2.5)]
+    assert (edits[3].source_words, edits[3].target_words) == (["cat"], ["dog"])
+    assert note == ""
+
+
+def test_a_file_that_exists_is_left_alone_without_force_and_replaced_with_it(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "dog.png"
+    out.write_bytes(b"mine")
+    assert main([*base, "-o", str(out)]) == 2
+    assert "--force" in capsys.readouterr().err and out.read_bytes() == b"mine"
+    assert main([*base, "-o", str(out), "--force"]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_appears_while_the_edit_runs_is_not_overwritten(tmp_path: Path) -> None:
+    out = _files.check_writable(tmp_path / "a.png", (".png",), force=False)
+    out.write_bytes(b"someone else's")
+    with pytest.raises(FileExistsError, match="--force"):
+        _files.write_whole(out, b"ours", force=False)
+    assert out.read_bytes() == b"someone else's"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.png"
+    out.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        _files.write_whole(out, b"new", force=True)
+    assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "Name a file"),
+        (["-o", "x.jpg"], "must end in .png"),
+        (["-o", "missing/x.png"], "does not exist"),
+        (["-o", "x.png", "--figure", "x.png"], "Name two files"),
+        (["-o", "x.png", "--cross", "1.4"], "0 <= start <= end <= 1"),
+        (["-o", "x.png", "--cross", "nan"], "window"),
+        (["-o", "x.png", "--reweight", "snow=2"], "'snow' is not in the prompt"),
+        (["-o", "x.png", "--reweight", "dog=inf"], "finite"),
+        (["-o", "x.png", "--blend", "whale"], "'whale' is not in the prompt"),
+        (["-o", "x.png", "--steps", "0"], "at least 1 step"),
+        (["-o", "x.png", "--seed", "-1"], "whole number"),
+        (["-o", "x.png", "--device", "abacus"], "abacus"),
+        (["-o", "x.png", "--model", "no/such model here"], "no/such model here"),
+    ],
+)
+def test_bad_input_is_one_sentence_exit_code_2_and_no_file(
+    base: list[str],
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*base, *options]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--reweight", "dog"], ["--reweight", "=2"], ["--cross", "x"]])
+def test_what_cannot_be_read_is_refused_by_the_parser(
+    base: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*base, *options])
+    assert stop.value.code == 2 and "write" in capsys.readouterr().err
+
+
+def test_stopping_writes_nothing_and_says_so(
+    base: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("p2p_lab.commands.edit.sample", stop)
+    assert main([*base, "-o", str(tmp_path / "a.png")]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_tells_versions_device_memory_and_that_the_engine_works(
+    sd_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["doctor", "--model", str(sd_folder), "--device", "cpu", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"python", "torch", "diffusers", "device", "memory", "checksum", "engine"} <= set(found)
+    assert code == (1 if found["wrong"] else 0)
+    assert not [s for s in found["wrong"] if "engine" in s or "edit" in s]
+
+
+def test_doctor_says_what_is_wrong_and_exits_with_1(
+    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(sd_folder, tmp_path / "broken")
+    weights = next((folder / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert main(["doctor", "--model", str(folder), "--device", "cpu"]) == 1
+    said = capsys.readouterr().out
+    assert "wrong: " in said and "Traceback" not in said
+
+
+def test_doctor_names_a_package_that_is_missing_or_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=99", "no-such-thing>=1"])
+    wrong = [found for found in doctor.versions() if isinstance(found, str)]
+    assert any("torch is" in s and ">=99" in s for s in wrong)
+    assert any("no-such-thing is missing" in s for s in wrong)
+
+
+def test_doctor_counts_the_limit_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plenty = doctor.free_memory(tmp_path / "no group")
+    assert plenty is not None
+    (tmp_path / "memory.max").write_text(str(40 * 2**20))
+    (tmp_path / "memory.current").write_text(str(30 * 2**20))
+    assert doctor.free_memory(tmp_path) == pytest.approx(10)
+    (tmp_path / "memory.max").write_text("max")
+    assert doctor.free_memory(tmp_path) == pytest.approx(plenty, rel=0.5)
+    monkeypatch.setattr(doctor, "free_memory", lambda: 10.0)
+    assert any(isinstance(f, str) and "only 10 MB" in f for f in doctor.machine())
+
+
+def test_lab_opens_the_first_lesson_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / lab.FIRST).write_text("{}")
+    given = build_parser().parse_args(["lab", str(tmp_path), "--port", "9999", "--no-browser"])
+    line = lab.command(given)
+    assert line[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert line[3] == str(tmp_path / lab.FIRST)
+    assert "--port=9999" in line and "--no-browser" in line
+
+
+def test_lab_without_a_folder_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lab", str(tmp_path / "nowhere")]) == 2
+    assert "Name one that holds notebooks" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_starts_without_torch() -> None:
+    code = (
+        "import sys; from p2p_lab.__main__ import build_parser as build;"
+        "print(build().format_help());"
+        "assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in ("edit", "lab", "doctor"):
+        assert name in said.stdout
