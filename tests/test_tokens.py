@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from worlds import SPLIT, WORDS, tiny_tokenizer
 
 from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words
+from tests.worlds import SPLIT, WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(32)
 SENTENCES = st.lists(st.sampled_from([*WORDS, *SPLIT]), max_size=7).map(" ".join)
@@ -182,7 +182,7 @@ def test_a_bert_tokenizer_gives_the_same_words() -> None:
         "s",
         "the",
     ]
-    bert = BertTokenizer(vocab={p: i for i, p in enumerate(pieces)}, model_max_length=16)
+    bert = BertTokenizer(vocab={p: i for i, p in enumerate(words.split())}, model_max_length=16)
     found = Prompt.of("A polar cat, the dog's", bert)
     assert found.words == ("A", "polar", "cat", ",", "the", "dog", "'s")
     assert shown(found, found.tokens_of("polar cat")) == "pol ar cat"
@@ -208,7 +208,7 @@ def test_a_t5_tokenizer_gives_the_same_words_and_needs_no_start_token() -> None:
         "'",
         "s",
     ]
-    vocab = [(piece, 0.0 if i < 3 else -1.0) for i, piece in enumerate(pieces)]
+    vocab = [(piece, 0.0 if i < 3 else -1.0) for i, piece in enumerate(words.split())]
     t5 = T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=16)
     found = Prompt.of("a polar  cat, dog's", t5)
     assert found.words == ("a", "polar", "cat", ",", "dog", "'s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class LocalBlend:
         minus = _listed(self.subtract)
         _check_subtract(minus, source, target, plan)
         start = self.start * plan.steps
+        own = None if self.mask is None else _mask(self.mask)
         blend = BlendPlan(
             source_tokens=_all_tokens(source, before, plan, "source_words"),
             target_tokens=_all_tokens(target, after, plan, "target_words"),
@@ -69,8 +70,11 @@ class LocalBlend:
             target_subtract=_all_tokens(target, _present(minus, target), plan, "subtract"),
             threshold=float(self.threshold),
             start_step=int(start) if plan.compat == "reference" else nearest_step(start),
-            mask=None if self.mask is None else _mask(self.mask),
+            mask=own,
         )
+        if not blend.source_tokens and not blend.target_tokens and own is None:
+            # Only under compat: no word was found, the authors' mask is 0/0, the edit vanishes.
+            blend = replace(blend, mask=torch.zeros(1, 1, dtype=torch.float64))
         return plan.with_(blend=blend)
 
 

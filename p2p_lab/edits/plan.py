@@ -31,8 +31,7 @@ class BlendPlan:
         threshold: part of the map's maximum above which a pixel belongs to the mask.
         start_step: first step at which the latents are blended.
         mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
-            it is the whole mask; with tokens the two are multiplied. Neither tokens nor a mask
-            (only under `compat="reference"`) means an empty mask: the edit vanishes.
+            it is the whole mask; with tokens the two are multiplied.
     """
 
     source_tokens: tuple[int, ...] = ()
