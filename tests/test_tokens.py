@@ -165,23 +165,7 @@ def test_a_prompt_comes_back_from_json_as_it_was() -> None:
 def test_a_bert_tokenizer_gives_the_same_words() -> None:
     from transformers import BertTokenizer
 
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "a",
-        "cat",
-        "dog",
-        "pol",
-        "##ar",
-        "bear",
-        ",",
-        "'",
-        "s",
-        "the",
-    ]
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a cat dog pol ##ar bear , ' s the"
     bert = BertTokenizer(vocab={p: i for i, p in enumerate(words.split())}, model_max_length=16)
     found = Prompt.of("A polar cat, the dog's", bert)
     assert found.words == ("A", "polar", "cat", ",", "the", "dog", "'s")
@@ -193,21 +177,7 @@ def test_a_bert_tokenizer_gives_the_same_words() -> None:
 def test_a_t5_tokenizer_gives_the_same_words_and_needs_no_start_token() -> None:
     from transformers import T5Tokenizer
 
-    pieces = [
-        "<pad>",
-        "</s>",
-        "<unk>",
-        "▁a",
-        "▁cat",
-        "▁",
-        "dog",
-        "▁pol",
-        "ar",
-        "▁bear",
-        ",",
-        "'",
-        "s",
-    ]
+    words = "<pad> </s> <unk> ▁a ▁cat ▁ dog ▁pol ar ▁bear , ' s"
     vocab = [(piece, 0.0 if i < 3 else -1.0) for i, piece in enumerate(words.split())]
     t5 = T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=16)
     found = Prompt.of("a polar  cat, dog's", t5)
