@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, AttentionTape
 from p2p_lab.edits import EditPlan
+from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Run:
     negative: str = ""
     seed: int | None = None
     guidance_scale: float = 7.5
-    sampler: str = "ddim"
+    sampler: Sampler = "ddim"
     attention: AttentionStore | None = None
     tape: AttentionTape | None = None
     plan: EditPlan | None = None

@@ -1,0 +1,248 @@
+"""One edit at work: rows, texts, the loop, and the steps it shares with earlier edits.
+
+Rows are [negatives, targets] with tapes and [negatives, sources, targets] without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention import AttentionTape, Controller, ControllerState, Rows, Site
+from p2p_lab.edits import EditPlan
+from p2p_lab.models import Conditioning, Denoiser
+from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
+from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.plain import Record, Settings, split_maps
+from p2p_lab.sampling.runs import Run
+from p2p_lab.tokens import Prompt
+
+CACHE_BYTES = 256 * 2**20
+CACHED_EDITS = 2
+
+
+@dataclass(eq=False)
+class Memory:
+    """Keep an edit's steps for the next edit of the same source.
+
+    Attributes:
+        plan: What was done.
+        guidance_scale: With which guidance.
+        record: With which records.
+        latents: Before the first step and after each, (1, C, h, w).
+        states: What the controller had recorded after each step.
+    """
+
+    plan: EditPlan
+    guidance_scale: float
+    record: Record
+    latents: list[Tensor]
+    states: list[ControllerState]
+
+    def shared(self, plan: EditPlan, guidance_scale: float, record: Record) -> int:
+        """Tell how many first steps this edit shares with another one."""
+        if (self.guidance_scale, self.record) != (guidance_scale, record):
+            return 0
+        return self.plan.shared_prefix(plan)
+
+
+@dataclass(eq=False)
+class Work:
+    """Do one edit of a batch of sources, whose settings were checked before.
+
+    Attributes:
+        sources: The runs to edit, alike in everything but the seed.
+        plan: The compiled edit.
+        target: The target prompt.
+        model: The denoiser.
+        settings: Steps, guidance, sampler, what to record.
+        sites: The denoiser's sites.
+        tapes: One a source, or none: then the sources run beside the targets.
+    """
+
+    sources: list[Run]
+    plan: EditPlan
+    target: Prompt
+    model: Denoiser
+    settings: Settings
+    sites: dict[str, Site]
+    tapes: list[AttentionTape]
+
+    @property
+    def joint(self) -> bool:
+        """Tell whether the sources run beside the targets."""
+        return not self.tapes
+
+    @property
+    def count(self) -> int:
+        """Tell the number of pictures B."""
+        return len(self.sources)
+
+    def run(self, *, reuse: bool, watch: Watch, note: str) -> list[Run]:
+        """Run the edit and freeze what came out."""
+        keep = self._tapes_to_write()
+        texts = self._texts()
+        controller = Controller(
+            self.sites,
+            self._rows(texts),
+            plan=self.plan,
+            tapes=self.tapes,
+            keep=keep,
+            record=self.settings.record != "none",
+        )
+        share = reuse and not keep and not self.joint and self.count == 1
+        first, path, states = self._resume(controller) if share else self._start()
+        with session(self.model, controller, self.sites):
+            path = self._walk(controller, texts, path, states if share else None, first, watch)
+            pixels = self.model.decode(path[-1])
+        if share:
+            self._remember(path, states)
+        return self._results(controller.state, path, pixels, keep, note)
+
+    def _walk(
+        self,
+        controller: Controller,
+        texts: Texts,
+        path: list[Tensor],
+        states: list[ControllerState] | None,
+        first: int,
+        watch: Watch,
+    ) -> list[Tensor]:
+        """Run the steps from `first`, and return the target's latents after each, (B, C, h, w)."""
+        count, pinned = self.count, self.sources[0].trajectory.pinned
+        measured = self._stacked("latents")
+        assert measured is not None
+        start = path[-1]
+        latents = torch.cat([measured[first], start]) if self.joint else start
+
+        def after_step(step: int, z: Tensor) -> Tensor:
+            before = z[:count] if self.joint and not pinned else measured[step + 1]
+            new = controller.end_step(z[-count:], before)
+            if states is not None:
+                states.append(controller.state.copy())
+            return torch.cat([before, new]) if self.joint else new
+
+        noise = self._stacked("noise_maps")
+        steps = walk(
+            self.model,
+            self.settings.schedule,
+            latents,
+            texts,
+            controller,
+            after_step=after_step,
+            first=first,
+            noise_maps=torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise,
+            watch=watch,
+        )
+        return path + [z[-count:] for z in bar(steps, self.plan.steps - first, show=watch.progress)]
+
+    def _texts(self) -> Texts:
+        """Encode the rows' texts: the targets', after the sources' in a joint run."""
+        model, settings, source = self.model, self.settings, self.sources[0]
+        positive = model.encode_prompt(self.target, settings.size).expand(self.count)
+        negative = model.encode_negative(source.negative, settings.size).expand(self.count)
+        steps = self._stacked("negative_embeds")
+        if not self.joint:
+            return Texts(positive, negative, settings.guidance_scale, steps)
+        own = model.encode_prompt(source.prompt, settings.size).expand(self.count)
+        scale: float | Tensor = settings.guidance_scale
+        if source.guidance_scale != scale:
+            scales = [source.guidance_scale] * self.count + [settings.guidance_scale] * self.count
+            scale = torch.tensor(scales).to(positive.tokens).view(-1, 1, 1, 1)
+        return Texts(
+            Conditioning.stack([own, positive]),
+            Conditioning.stack([negative, negative]),
+            scale,
+            None if steps is None else torch.cat([steps, steps], dim=1),
+        )
+
+    def _rows(self, texts: Texts) -> Rows:
+        n, offset = self.count, texts.positive.tokens.shape[0] if texts.guided else 0
+        if not self.joint:
+            return Rows(target=slice(offset, offset + n))
+        return Rows(slice(offset, offset + n), slice(offset + n, offset + 2 * n))
+
+    def _stacked(self, name: str) -> Tensor | None:
+        """Put one tensor of all sources' trajectories side by side: axis 1 counts pictures."""
+        parts = [getattr(source.trajectory, name) for source in self.sources]
+        if parts[0] is None:
+            return None
+        return torch.stack(parts, dim=1).to(self.model.device, self.model.dtype)
+
+    def _start(self) -> tuple[int, list[Tensor], list[ControllerState]]:
+        """Start from the sources' first latents."""
+        first = self.sources[0].trajectory.start
+        measured = self._stacked("latents")
+        assert measured is not None
+        return first, list(measured[: first + 1]), []
+
+    def _resume(self, controller: Controller) -> tuple[int, list[Tensor], list[ControllerState]]:
+        """Start where this plan parts from the earlier edit that shares most steps with it."""
+        settings, source = self.settings, self.sources[0]
+        start = source.trajectory.start
+        memories: list[Memory] = source.cache.get("edits", [])
+        best, steps = None, start
+        for memory in memories:
+            shared = memory.shared(self.plan, settings.guidance_scale, settings.record)
+            if shared > steps:
+                best, steps = memory, shared
+        if best is None:
+            return self._start()
+        states = best.states[: steps - start]
+        controller.state = states[-1].copy()
+        return steps, best.latents[: steps + 1], list(states)
+
+    def _remember(self, path: list[Tensor], states: list[ControllerState]) -> None:
+        """Keep this edit's steps with the source, the newest first, if they are not too large."""
+        if sum(state.nbytes for state in states) > CACHE_BYTES:
+            return
+        settings, cache = self.settings, self.sources[0].cache
+        memory = Memory(self.plan, settings.guidance_scale, settings.record, path, states)
+        cache["edits"] = [memory, *cache.get("edits", [])][:CACHED_EDITS]
+
+    def _tapes_to_write(self) -> list[AttentionTape]:
+        if self.settings.record != "tape":
+            return []
+        steps = self.plan.steps
+        kept = choose_tape(self.model, self.sites, steps, pictures=self.count)
+        return [AttentionTape(self.model.name, kept, steps) for _ in self.sources] if kept else []
+
+    def _results(
+        self,
+        state: ControllerState,
+        path: list[Tensor],
+        pixels: Tensor,
+        keep: list[AttentionTape],
+        note: str,
+    ) -> list[Run]:
+        settings, recorded = self.settings, self.settings.record != "none"
+        stores = split_maps(
+            state.target,
+            state.original,
+            self.target,
+            self.sites,
+            keep,
+            self.model.card.map_sites,
+            self.count,
+        )
+        return [
+            replace(
+                source,
+                prompt=self.target,
+                pixels=pixels[b].cpu(),
+                trajectory=replace(
+                    source.trajectory, latents=torch.stack([z[b] for z in path]), pinned=False
+                ),
+                guidance_scale=settings.guidance_scale,
+                attention=stores[b] if recorded else None,
+                tape=keep[b] if keep else None,
+                plan=self.plan,
+                source=source,
+                masks=torch.stack([mask[b] for mask in state.masks]) if state.masks else None,
+                note=note,
+                cache={},
+            )
+            for b, source in enumerate(self.sources)
+        ]
