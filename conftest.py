@@ -1,76 +1,10 @@
-"""Make nbval compare stored pictures too, by tolerance, and find the helpers of tests and tools.
-
-nbval 0.11 skips png outputs. Here each stored picture is decoded and compared with the new one: a
-font or a rounding may differ, another picture may not.
-"""
+"""Find the tools from the tests, and let nbval compare pictures (tools/nbval_pictures.py)."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
 
-ROOT = Path(__file__).resolve().parent
-for folder in ("tests", "tools"):
-    if str(ROOT / folder) not in sys.path:
-        sys.path.insert(0, str(ROOT / folder))
-
-MEAN_TOLERANCE = 6.0  # of 255: anti-aliased text differs between machines by less
-SIZE_TOLERANCE = 0.03
-INLINE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
-
-
-def picture_difference(one: str | bytes, two: str | bytes) -> float:
-    """Return the mean absolute difference, 0…255, of two base64 PNGs; inf if the sizes differ."""
-    from PIL import Image
-
-    a, b = (Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in (one, two))
-    if any(abs(m - n) > SIZE_TOLERANCE * max(m, n) for m, n in zip(a.size, b.size, strict=True)):
-        return float("inf")
-    if a.size != b.size:
-        b = b.resize(a.size)
-    return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
-
-
-def pictures(outputs: list[Any]) -> list[str]:
-    """Return the base64 PNGs of a cell's outputs, those inside HTML too."""
-    found: list[str] = []
-    for data in (output.get("data", {}) for output in outputs):
-        found += [data["image/png"]] if "image/png" in data else []
-        found += INLINE.findall(data.get("text/html", ""))
-    return found
-
-
-def compare_pictures(cell: Any, test: list[Any], stored: list[Any]) -> bool:
-    """Compare a cell's new pictures with the stored ones, and say what differs."""
-    new, old = pictures(test), pictures(stored)
-    if len(new) != len(old):
-        cell.comparison_traceback = [f"{len(new)} pictures instead of {len(old)}"]
-        return False
-    for i, pair in enumerate(zip(new, old, strict=True)):
-        difference = picture_difference(*pair)
-        if difference > MEAN_TOLERANCE:
-            cell.comparison_traceback = [
-                f"picture {i} differs from the stored one by {difference:.1f} of 255 on average"
-            ]
-            return False
-    return True
-
-
-def pytest_configure(config: Any) -> None:
-    """Add the comparison of pictures to nbval's own."""
-    if not getattr(config.option, "nbval", False):
-        return
-    from nbval.plugin import IPyNbCell
-
-    texts = IPyNbCell.compare_outputs
-
-    def compare(self: Any, test: list[Any], ref: list[Any], skip_compare: Any = None) -> bool:
-        return bool(texts(self, test, ref, skip_compare)) and compare_pictures(self, test, ref)
-
-    IPyNbCell.compare_outputs = compare
+pytest_plugins = ("nbval_pictures",)

@@ -215,3 +215,32 @@ def test_a_sweep_names_each_value_and_its_distance_from_the_source() -> None:
 def test_what_cannot_be_drawn_is_refused_with_a_sentence(call, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_trajectory_starts_with_one_noise_and_an_edit_then_leaves_its_source(sd32) -> None:
+    from p2p_lab.sampling import edit, generate
+
+    source = generate(sd32, "a cat on the grass", seed=1, steps=3)
+    assert "Decoded latents" in figures.alt_text(figures.show_trajectory(source, columns=3))
+    blend = LocalBlend("cat", "dog", start=0.4, threshold=0.97)
+    edited = edit(source, "a dog on the grass", [Replace(), blend])
+    figure = figures.show_trajectory(edited, columns=4)
+    said = [t for t in texts(figure) if t.startswith("apart")]
+    assert said[0] == "apart 0.00" and len(said) == 4
+    assert {"step 0", "step 3"} <= set(texts(figure))
+    mask = figures.show_blend(edited, columns=3)
+    areas = [t for t in texts(mask) if t.startswith("area")]
+    assert areas[0] == "area 100%" and areas[-1] == f"area {edited.masks[-1].mean():.0%}"
+    assert "it acts from step 1" in figures.alt_text(mask)
+
+
+def test_a_run_without_masks_or_model_is_refused_with_a_sentence(sd32) -> None:
+    from dataclasses import replace
+
+    from p2p_lab.sampling import generate
+
+    run = generate(sd32, "a cat", seed=1, steps=1, record="none")
+    with pytest.raises(ValueError, match="Add\n? ?LocalBlend"):
+        figures.show_blend(run)
+    with pytest.raises(ValueError, match="without"):
+        figures.show_trajectory(replace(run, model=None))

@@ -91,10 +91,10 @@ def show_blend(run: Any, *, columns: int = 7) -> LabFigure:
     for ax, step in zip(grid.flat, steps, strict=True):
         ax.imshow(overlay(run, masks[step], top=1.0), interpolation="nearest")
         say(ax, f"step {step}", below=f"area {masks[step].mean():.0%}")
-    first = next((i for i, mask in enumerate(masks) if mask.min() < 1), len(masks))
     describe(
         figure,
-        f"Mask of the local blend at {len(steps)} of {len(masks)} steps; it acts from step {first} "
-        f"and in the end leaves {masks[-1].mean():.0%} of the picture to the edit.",
+        f"Mask of the local blend at {len(steps)} of {len(masks)} steps; it acts from step "
+        f"{run.plan.blend.start_step} and in the end leaves {masks[-1].mean():.0%} of the picture "
+        "to the edit.",
     )
     return figure
