@@ -11,17 +11,20 @@ the step; nothing is inferred by counting calls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from p2p_lab.attention.blending import blend_mask, blend_sites
-from p2p_lab.attention.records import RunningMaps
+from p2p_lab.attention.records import AttentionStore, RunningMaps
 from p2p_lab.attention.sites import Site
 from p2p_lab.attention.tap import Call, Scores
 from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join
 from p2p_lab.edits import EditPlan, mix_cross
+from p2p_lab.tokens import Prompt
+
+SELF_MAP_PIXELS = 16 * 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ControllerState:
     target: RunningMaps
     original: RunningMaps
     masks: list[Tensor]
+    self_maps: RunningMaps = field(default_factory=RunningMaps)
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +60,11 @@ class ControllerState:
     def copy(self) -> ControllerState:
         """Return an independent copy."""
         return ControllerState(
-            self.source.copy(), self.target.copy(), self.original.copy(), list(self.masks)
+            self.source.copy(),
+            self.target.copy(),
+            self.original.copy(),
+            list(self.masks),
+            self.self_maps.copy(),
         )
 
 
@@ -69,7 +77,9 @@ class Controller:
         plan: The compiled edit; None changes nothing.
         tapes: One tape a picture to read the source from, if it is not in the batch.
         keep: One empty tape a picture to write, of the target if there is one, else the source.
-        record: Whether to add up mean maps.
+        record: Whether to add up mean cross-attention maps.
+        record_self: Whether to add up mean self-attention of the source, at sites of at most
+            16×16 positions.
         map_pixels: Record maps of sites with at most this many positions.
     """
 
@@ -82,9 +92,10 @@ class Controller:
         tapes: Sequence[AttentionTape] = (),
         keep: Sequence[AttentionTape] = (),
         record: bool = True,
+        record_self: bool = False,
         map_pixels: int = 32 * 32,
     ) -> None:
-        self.sites, self.rows, self.record = sites, rows, record
+        self.sites, self.rows, self.record, self.record_self = sites, rows, record, record_self
         self.plan = None if plan is None or plan.is_identity else plan
         self.tapes, self.keep, self.map_pixels = tapes, keep, map_pixels
         self.step = -1
@@ -101,6 +112,7 @@ class Controller:
         """Tell whether anything happens at this site in this step; if not, the kernel is native."""
         return (
             self._records(site)
+            or self._records_self(site)
             or self._mixes(site)
             or self._injects(site)
             or (bool(self.keep) and site.name in self.keep[0].sites)
@@ -123,7 +135,7 @@ class Controller:
                 if edited is not probs:
                     kept = Fixed(edited.to(call.query.dtype))
                     output = self._write(output, edited, call, queries)
-        elif source is not None and self._records(site):
+        elif source is not None and (self._records(site) or self._records_self(site)):
             self.attend(site, None, source.probs())
         self._keep(site, kept)
         return output
@@ -143,6 +155,8 @@ class Controller:
         if target is None:
             assert source is not None
             self._add(self.state.source, site, source)
+            if self._records_self(site):
+                self._add_self(site, source)
             return source
         edited = self._mix(site, target, source)
         if source is not None:
@@ -162,7 +176,8 @@ class Controller:
         Returns:
             z + mask · (z* − z) where the plan blends in this step, else `latents` itself.
         """
-        for maps in (self.state.source, self.state.target, self.state.original):
+        state = self.state
+        for maps in (state.source, state.target, state.original, state.self_maps):
             maps.count = self.step + 1
         plan = self.plan
         if plan is None or plan.blend is None or source_latents is None:
@@ -173,6 +188,29 @@ class Controller:
         mask = self._mask(latents)
         self.state.masks.append(mask[:, 0])
         return source_latents + mask * (latents - source_latents)
+
+    def stores(self, prompt: Prompt, preferred: tuple[str, ...] = ()) -> list[AttentionStore]:
+        """Freeze what was recorded, one store a picture.
+
+        Args:
+            prompt: The prompt of the recorded rows: the target's, or the source's in a plain run.
+            preferred: Names of the sites whose maps are shown when none are asked for.
+        """
+        rows = self.rows.target or self.rows.source
+        assert rows is not None
+        maps = self.state.source if self.rows.target is None else self.state.target
+        return [
+            AttentionStore(
+                prompt=prompt,
+                sites=self.sites,
+                means=maps.of(b),
+                originals=self.state.original.of(b),
+                self_means=self.state.self_maps.of(b),
+                tape=self.keep[b] if self.keep else None,
+                preferred=preferred,
+            )
+            for b in range(rows.stop - rows.start)
+        ]
 
     def _mask(self, latents: Tensor) -> Tensor:
         plan = self.plan
@@ -191,6 +229,9 @@ class Controller:
         if not site.has_text:
             return False
         return (self.record and site.pixels <= self.map_pixels) or site.name in self._blend_names
+
+    def _records_self(self, site: Site) -> bool:
+        return self.record_self and site.has_image and site.pixels <= SELF_MAP_PIXELS
 
     def _mixes(self, site: Site) -> bool:
         return self.plan is not None and site.has_text and self.plan.edits_cross(self.step)
@@ -214,7 +255,10 @@ class Controller:
             return call.native()
         everything = slice(None)
         if not self._injects(site):
-            self._keep(site, call.scores(rows, everything))
+            own = call.scores(rows, everything)
+            self._keep(site, own)
+            if self._records_self(site):
+                self._add_self(site, own.probs())
             return call.native()
         source = self._source_entry(site, call, everything)
         assert isinstance(source, Scores)
@@ -243,6 +287,7 @@ class Controller:
         mixes, injects = self._mixes(site), self._injects(site)
         if self.plan is None or not (mixes or injects):
             return target
+        self._check_length(site, target.shape[-1])
         source = target if source is None else source  # not used where the gain is 0
         if site.kind == "cross":
             return mix_cross(source, target, self.plan, self.step)
@@ -254,6 +299,15 @@ class Controller:
         if injects:
             edited[..., image] = source[..., image]
         return edited
+
+    def _check_length(self, site: Site, keys: int) -> None:
+        text = site.text_keys(keys)
+        length = text.stop - text.start
+        if self.plan is not None and length != self.plan.length:
+            raise ValueError(
+                f"{site.name} attends to {length} text tokens and the plan was compiled for "
+                f"{self.plan.length}. Compile it with prompts of the model's own length."
+            )
 
     def _write(self, output: Tensor, probs: Tensor, call: Call, queries: slice) -> Tensor:
         """Replace the target's image rows of the native output by probs · v."""
@@ -268,6 +322,9 @@ class Controller:
     def _add(self, maps: RunningMaps, site: Site, probs: Tensor) -> None:
         if self._records(site):
             maps.add(site.name, probs[..., site.text_keys(probs.shape[-1])])
+
+    def _add_self(self, site: Site, probs: Tensor) -> None:
+        self.state.self_maps.add(site.name, probs[..., site.image_keys(probs.shape[-1])])
 
     def _keep(self, site: Site, entry: Entry | None) -> None:
         if not self.keep or entry is None or site.name not in self.keep[0].sites:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,10 @@ def load(
         ModelError: If the model is not there, incomplete, changed on disk or of an unknown kind.
     """
     where = _device(device)
-    if name_or_path is None or str(name_or_path) in list_models():
-        folder = _bundled_folder(None if name_or_path is None else str(name_or_path))
-        return _from_folder(folder, where, _dtype(dtype, torch.float32))
+    bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
+    if bundled is not None:
+        return _from_folder(bundled, where, _dtype(dtype, torch.float32))
+    assert name_or_path is not None
     precision = _dtype(dtype, torch.float16 if where.type == "cuda" else torch.float32)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -117,7 +119,8 @@ def _from_folder(
         )
     verify(folder)
     try:
-        return _assemble(folder, index, device, dtype, name)
+        with _quiet():
+            return _assemble(folder, index, device, dtype, name)
     except ModelError:
         raise
     except Exception as error:
@@ -194,13 +197,10 @@ def _defaults(unet: Any, vae: Any, card: ModelCard, xl: bool) -> Defaults:
     sample = unet.config.sample_size
     h, w = (sample, sample) if isinstance(sample, int) else sample
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    chosen = card.raw.get("defaults", {})
-    return Defaults(
-        height=h * scale,
-        width=w * scale,
-        steps=int(chosen.get("steps", 50)),
-        guidance_scale=float(chosen.get("guidance_scale", 5.0 if xl else 7.5)),
-    )
+    usual = {"steps": 50, "guidance_scale": 5.0 if xl else 7.5}
+    small = {"steps": 20, "guidance_scale": 3.0} if card.raw else {}  # a model of this package
+    chosen = {**usual, **small, **card.raw.get("defaults", {})}
+    return Defaults(h * scale, w * scale, int(chosen["steps"]), float(chosen["guidance_scale"]))
 
 
 def _bundled() -> list[Path]:
@@ -214,15 +214,17 @@ def _split(folder: Path) -> tuple[str, int]:
     return name, int(version) if version.isdigit() else 0
 
 
-def _bundled_folder(name: str | None) -> Path:
+def _find_bundled(name: str | None) -> Path | None:
+    """Find a bundled model by its name, with or without version; None stands for the best."""
     names = list_models()
-    if not names:
+    if name is None and not names:
         raise ModelError(
             "No bundled model is installed (p2p_lab/weights/ is empty). Install the package again, "
             "train one with `python -m p2p_lab.training`, or name a model folder: load('path')."
         )
-    folders = [f for f in _bundled() if _split(f)[0] == (name or names[0])]
-    return max(folders, key=lambda folder: _split(folder)[1])
+    wanted = names[0] if name is None else name
+    folders = [f for f in _bundled() if wanted in (_split(f)[0], f.name)]
+    return max(folders, key=lambda folder: _split(folder)[1], default=None)
 
 
 _NOT_DIFFUSERS = (
@@ -248,6 +250,20 @@ def _from_hub(name: str) -> Path:
             f"{first_line(error)} Connect to the network once, or download it elsewhere and "
             "give its folder: load('path/to/folder'). The bundled model needs no network: load()."
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the library's loading bars for the length of a block: a model opens in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
-
-if TYPE_CHECKING:
-    from p2p_lab.tokens import Prompt
+from p2p_lab.models.vocabulary import warn_of_unknown_words
+from p2p_lab.tokens import Prompt
 
 
 @dataclass(eq=False)
@@ -70,10 +69,14 @@ class StableDiffusion:
         return factor
 
     def prompt(self, text: str) -> Prompt:
-        """Tokenize `text`; raise when it is longer than the text encoder reads."""
-        from p2p_lab.tokens import Prompt
+        """Tokenize `text`; warn of words that the model was not trained on.
 
-        return Prompt.of(text, self.tokenizer)
+        Raises:
+            ValueError: If it is longer than the text encoder reads.
+        """
+        prompt = Prompt.of(text, self.tokenizer)
+        warn_of_unknown_words(prompt, self.card.vocabulary, self.name)
+        return prompt
 
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:

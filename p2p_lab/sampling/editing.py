@@ -15,8 +15,8 @@ from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.loop import CancelToken, OnStep, Watch
-from p2p_lab.sampling.plain import Record, Settings, check_guidance
 from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.work import Work
 
 

@@ -75,7 +75,8 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
     try:
         with safe_open(str(path), framework="pt") as file:
             fields = json.loads((file.metadata() or {})["p2p_lab"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            device = "cpu" if model is None else model.device
+            tensors = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a saved run, or it is damaged ({error}).") from error
     if fields["format"] != FORMAT:
@@ -129,7 +130,7 @@ def _from_fields(
     }
     return Run(
         prompt=prompt,
-        pixels=tensors[prefix + "pixels"],
+        pixels=tensors[prefix + "pixels"].cpu(),
         trajectory=Trajectory(
             tensors[prefix + "trajectory/latents"],
             path["negative_embeds"],

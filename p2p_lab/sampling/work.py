@@ -15,8 +15,8 @@ from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
 from p2p_lab.sampling.memory import choose_tape
-from p2p_lab.sampling.plain import Record, Settings, split_maps
 from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.settings import Record, Settings
 from p2p_lab.tokens import Prompt
 
 CACHE_BYTES = 256 * 2**20
@@ -99,7 +99,7 @@ class Work:
             pixels = self.model.decode(path[-1])
         if share:
             self._remember(path, states)
-        return self._results(controller.state, path, pixels, keep, note)
+        return self._results(controller, path, pixels, note)
 
     def _walk(
         self,
@@ -211,22 +211,14 @@ class Work:
 
     def _results(
         self,
-        state: ControllerState,
+        controller: Controller,
         path: list[Tensor],
         pixels: Tensor,
-        keep: list[AttentionTape],
         note: str,
     ) -> list[Run]:
         settings, recorded = self.settings, self.settings.record != "none"
-        stores = split_maps(
-            state.target,
-            state.original,
-            self.target,
-            self.sites,
-            keep,
-            self.model.card.map_sites,
-            self.count,
-        )
+        stores = controller.stores(self.target, self.model.card.map_sites)
+        masks, keep = controller.state.masks, controller.keep
         return [
             replace(
                 source,
@@ -240,7 +232,7 @@ class Work:
                 tape=keep[b] if keep else None,
                 plan=self.plan,
                 source=source,
-                masks=torch.stack([mask[b] for mask in state.masks]) if state.masks else None,
+                masks=torch.stack([mask[b] for mask in masks]) if masks else None,
                 note=note,
                 cache={},
             )

@@ -1,0 +1,42 @@
+"""Tell a user which words of a prompt a small model has never seen."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+
+from p2p_lab.tokens import Prompt
+
+_SUGGESTIONS = 3
+
+
+def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
+    """List the words of a prompt that are not in the vocabulary, each once.
+
+    Punctuation is no word; an empty vocabulary means that it is not known, and gives none.
+    """
+    if not vocabulary:
+        return []
+    spoken = [word for word in prompt.words if any(letter.isalnum() for letter in word)]
+    return list(dict.fromkeys(word for word in spoken if word.lower() not in vocabulary))
+
+
+def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> None:
+    """Warn of words that the model was not trained on, and name the nearest known ones."""
+    unknown = unknown_words(prompt, vocabulary)
+    if not unknown:
+        return
+    hints = "; ".join(_hint(word, sorted(vocabulary)) for word in unknown)
+    warnings.warn(
+        f"{name} was not trained on {', '.join(map(repr, unknown))}, so the picture may ignore "
+        f"{'it' if len(unknown) == 1 else 'them'} ({hints}).",
+        stacklevel=4,
+    )
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), known, n=_SUGGESTIONS, cutoff=0.5)
+    if not near:
+        return f"nothing known is near {word!r}"
+    return f"near {word!r}: {', '.join(near)}"
