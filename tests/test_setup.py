@@ -197,3 +197,28 @@ def test_make_without_a_fit_python_says_so_in_a_sentence(tmp_path: Path) -> None
     )
     assert said.returncode != 0
     assert "needs Python 3.10 or newer" in said.stderr
+
+
+def test_the_readme_is_short_and_its_files_and_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    # Lessons and pictures are made by their own commands; the table may name one before it is.
+    links = re.findall(r"\]\((?!https?:)([\w./]+)\)", text)
+    made = {link for link in links if link.startswith(("notebooks/", "docs/"))}
+    for link in set(links) - made:
+        assert (ROOT / link).exists(), f"README links to {link}, which is not there"
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    for target in re.findall(r"^make (\w+)", text, re.M):
+        assert target in targets
+
+
+def test_the_commands_of_the_readme_are_understood_by_the_command_line() -> None:
+    import shlex
+
+    from p2p_lab.__main__ import build_parser
+
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"python -m p2p_lab (edit [^`\n]+)", text)
+    assert len(lines) >= 3
+    for line in lines:
+        assert build_parser().parse_args(shlex.split(line)).command == "edit"

@@ -60,7 +60,8 @@ def fixed_environment() -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), THREADS)
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
     plain = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "NO_COLOR": "1"}
-    return {**os.environ, **threads, **offline, **plain}
+    inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {**inherited, **threads, **offline, **plain}
 
 
 def execute(notebook: Any, folder: Path, *, timeout: int = 300) -> dict[str, float]:
