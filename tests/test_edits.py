@@ -480,6 +480,20 @@ def test_the_shared_prefix_ends_where_a_window_a_fader_or_a_blend_parts() -> Non
     assert base.shared_prefix(planned([Replace()], "a red cat", "a red hat")) == 0
 
 
+def test_two_alignments_part_where_a_column_that_differs_first_takes_the_source() -> None:
+    source, target = prompt("a cat and a dog"), prompt("a bear and a hat")
+
+    def plan(window: tuple[float, float], **pairs: str) -> EditPlan:
+        alignment = align_words(source, target, pairs=pairs)
+        words = {"bear": window, "hat": window}
+        return compile_edits([Replace(alignment=alignment, words=words)], source, target, STEPS)
+
+    straight, crossed = {"cat": "bear", "dog": "hat"}, {"cat": "hat", "dog": "bear"}
+    for begin in (0.0, 0.3):
+        window = (begin, 0.8)
+        assert plan(window, **straight).shared_prefix(plan(window, **crossed)) == 10 * begin
+
+
 # --- the identity ---------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words
+from p2p_lab.tokens.words import group_tokens
 from tests.worlds import SPLIT, WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(32)
@@ -82,6 +83,15 @@ def test_all_places_of_a_word_are_taken_unless_one_is_asked_for() -> None:
         found.tokens_of("cat", 2)
     with pytest.raises(AlignmentError, match="no occurrence -1"):
         found.tokens_of("cat", -1)
+
+
+def test_places_of_a_phrase_do_not_overlap() -> None:
+    assert prompt("a a a cat").tokens_of("a a") == [1, 2]
+
+
+def test_a_token_that_shows_only_the_space_before_a_word_belongs_to_it() -> None:
+    offsets = [(0, 1), (1, 2), (2, 5), (5, 6)]  # "a", a space, "dog", a space at the end
+    assert group_tokens("a dog ", range(4), offsets) == ([(0, 1), (2, 5)], [(0, 1), (1, 3)])
 
 
 @pytest.mark.parametrize("word", ["dog", "ca", "cat the", "", "  "])
