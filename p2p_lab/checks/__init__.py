@@ -1,0 +1,17 @@
+"""Instant feedback on the lessons' exercises.
+
+    >>> check("02.mapper", mapper)
+    02.mapper: wrong. The word-to-word mapper
+      The mapper is transposed: row i is a source token, column j a target token.
+      Stuck? hint("02.mapper", 1)
+
+Three states: not attempted, wrong with a sentence that says what is wrong, right. A check runs the
+answer on inputs of its own and compares what comes back; it never reads the answer's text. The room
+may use every other one; none uses it.
+"""
+
+from p2p_lab.checks.asking import check, exercises, hint, solution
+from p2p_lab.checks.exercise import Exercise
+from p2p_lab.checks.feedback import Feedback, Note, State
+
+__all__ = ["Exercise", "Feedback", "Note", "State", "check", "exercises", "hint", "solution"]

@@ -1,0 +1,105 @@
+"""How a verdict, a hint and a solution look: the same words as text and as HTML.
+
+The text is deterministic, so that nbval can compare it. The HTML follows the notebook's light or
+dark theme, and says its state in words and by a sign, not by colour alone.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["not attempted", "wrong", "right"]
+
+_LOOK = {
+    "not attempted": ("○", "#7a7f87"),
+    "wrong": ("✕", "#c2410c"),
+    "right": ("✓", "#15803d"),
+    "hint": ("?", "#1d4ed8"),
+    "solution": ("=", "#6d28d9"),
+}
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Hold what a check found.
+
+    It is true in a condition when the answer is right, so `assert check(...)` grades.
+
+    Attributes:
+        id: the exercise.
+        title: what it asks for.
+        state: "not attempted", "wrong" or "right".
+        message: what was found, in sentences.
+        next: what to do next; empty when the answer is right.
+    """
+
+    id: str
+    title: str
+    state: State
+    message: str
+    next: str = ""
+
+    def __bool__(self) -> bool:
+        """Return whether the answer is right."""
+        return self.state == "right"
+
+    def __repr__(self) -> str:
+        """Return the verdict as text, two or three lines."""
+        lines = [f"{self.id}: {self.state}. {self.title}", f"  {self.message}"]
+        return "\n".join(lines + ([f"  {self.next}"] if self.next else []))
+
+    def _repr_html_(self) -> str:
+        """Return the verdict as a card."""
+        return _card(self.state, f"{self.id}: {self.state}", self.title, self.message, self.next)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Hold a hint or a solution.
+
+    Attributes:
+        id: the exercise.
+        kind: "hint" or "solution".
+        title: the first line.
+        text: a sentence, or source code.
+        next: where to go from here.
+    """
+
+    id: str
+    kind: Literal["hint", "solution"]
+    title: str
+    text: str
+    next: str = ""
+
+    def __repr__(self) -> str:
+        """Return the note as text."""
+        body = self.text if self.kind == "solution" else f"  {self.text}"
+        return "\n".join([self.title, body] + ([f"  {self.next}"] if self.next else []))
+
+    def _repr_html_(self) -> str:
+        """Return the note as a card."""
+        return _card(self.kind, self.title, "", self.text, self.next, code=self.kind == "solution")
+
+
+def _card(look: str, head: str, title: str, message: str, after: str, *, code: bool = False) -> str:
+    """Build the HTML of a card; all texts are escaped."""
+    sign, colour = _LOOK[look]
+    head, title, message, after = (html.escape(text) for text in (head, title, message, after))
+    body = (
+        f'<pre style="margin:.5em 0 0;overflow-x:auto">{message}</pre>'
+        if code
+        else f'<div style="margin-top:.35em">{message}</div>'
+    )
+    return (
+        f'<div role="status" style="border-left:4px solid {colour};padding:.6em 1em;'
+        "margin:.4em 0;max-width:46em;line-height:1.45;border-radius:0 4px 4px 0;"
+        'background:var(--jp-layout-color1,transparent);color:var(--jp-ui-font-color1,inherit)">'
+        f'<span aria-hidden="true" style="color:{colour};font-weight:700;margin-right:.5em">'
+        f"{sign}</span><strong>{head}</strong>"
+        + (f'<span style="opacity:.75"> · {title}</span>' if title else "")
+        + body
+        + (f'<div style="margin-top:.35em;opacity:.75">{after}</div>' if after else "")
+        + "</div>"
+    )

@@ -1,0 +1,233 @@
+"""Exercises of lesson 2: word swap, its mapper, its window, and words of unequal length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, draw_probs, tensor
+
+Spans = Sequence[tuple[int, int]]
+
+
+def mapper(
+    source_spans: Sequence[tuple[int, int]], target_spans: Sequence[tuple[int, int]], length: int
+) -> Tensor:
+    """Return P (L, L): column j says which source tokens feed target token j."""
+    P = torch.zeros(length, length)  # noqa: N806 - the paper's letter
+    for (a, b), (c, d) in zip(source_spans, target_spans, strict=True):
+        if b - a == d - c:
+            P[range(a, b), range(c, d)] = 1.0  # as many tokens: one to one
+        else:
+            P[a:b, c:d] = 1.0 / (b - a)  # else every column is the mean of the word
+    return P
+
+
+# Token ranges of each word: all of one token; one word grows; one shrinks; two words change.
+_SPANS: tuple[tuple[Spans, Spans], ...] = (
+    ([(1, 2), (2, 3), (3, 4)], [(1, 2), (2, 3), (3, 4)]),
+    ([(1, 2), (2, 3), (3, 4)], [(1, 2), (2, 4), (4, 5)]),
+    ([(1, 2), (2, 5), (5, 6)], [(1, 2), (2, 3), (3, 4)]),
+    ([(1, 3), (3, 4), (4, 6)], [(1, 3), (3, 6), (6, 7)]),
+)
+
+
+def _test_mapper(answer: Callable[..., Any]) -> str:
+    length = 10
+    for source, target in _SPANS:
+        got = tensor(call(answer, list(source), list(target), length), (length,) * 2, "(L, L)")
+        right, columns = mapper(source, target, length).double(), slice(1, target[-1][1])
+        ones = (right > 0).double()
+        rows = right / right.sum(1, keepdim=True).clamp(min=1e-9)
+        agree(
+            got[:, columns],
+            right[:, columns],
+            {
+                "The mapper is transposed: row i is a source token, column j a target token.": (
+                    right.T[:, columns]
+                ),
+                "It is the identity: it ignores that a word with another number of tokens moves "
+                "all later words.": torch.eye(length).double()[:, columns],
+                "Where one word has several source tokens a column must be their mean: every "
+                "column sums to 1.": ones[:, columns],
+                "The rows are normalised. It is each column, one target token, that sums to 1.": (
+                    rows[:, columns]
+                ),
+            },
+            f"For words at source tokens {list(source)} and target tokens {list(target)} the "
+            f"words' columns differ.",
+        )
+    return "Four pairs of prompts, with words that grow and shrink: every word's column agrees."
+
+
+def swap(source: Tensor, target: Tensor, mapper: Tensor, inside: bool) -> Tensor:
+    """Return the edited probabilities of one step: the source's inside the window."""
+    return source @ mapper if inside else target
+
+
+def _test_swap(answer: Callable[..., Any]) -> str:
+    length = 8
+    P = mapper([(1, 2), (2, 3), (3, 4)], [(1, 2), (2, 4), (4, 5)], length)  # noqa: N806
+    P[0, 0], P[4:7, 5:8] = 1.0, torch.eye(3)
+    source, target = draw_probs(2, 9, length, seed=1), draw_probs(2, 9, length, seed=2)
+    shape, axes = (2, 9, length), "(heads, pixels, L)"
+    for inside in (True, False):
+        got = tensor(call(answer, source, target, P, inside), shape, axes)
+        where = "Inside" if inside else "Outside"
+        mistakes = {
+            "Inside the window it returns the target's own map; take the source's.": target,
+            "It returns the source's map without the mapper: its columns belong to the "
+            "source's tokens.": source,
+            "The mapper is applied transposed: it is source @ mapper.": source @ P.T,
+            "It averages source and target; inside the window the source's map is taken whole.": (
+                (source @ P + target) / 2
+            ),
+        }
+        outside = {
+            "Outside the window it still injects the source; there the target keeps its own map.": (
+                source @ P
+            )
+        }
+        agree(
+            got,
+            source @ P if inside else target,
+            mistakes if inside else outside,
+            f"{where} the window the probabilities differ.",
+        )
+    return "Inside the window the mapped source, outside the target's own map."
+
+
+def window_steps(window: tuple[float, float], steps: int) -> range:
+    """Return the steps of a window that is given in fractions of the schedule."""
+    start, end = window
+    return range(round(start * steps), round(end * steps))
+
+
+_WINDOWS = (
+    ((0.0, 0.8), 50),
+    ((0.2, 0.6), 20),
+    ((0.0, 1.0), 10),
+    ((0.4, 0.4), 10),
+    ((0.0, 0.29), 100),  # 0.29 · 100 is 28.999999999999996
+    ((0.33, 0.66), 10),
+)
+
+
+def _test_window(answer: Callable[..., Any]) -> str:
+    for window, steps in _WINDOWS:
+        got = call(answer, window, steps)
+        try:
+            said = [int(step) for step in got]
+        except (TypeError, ValueError):
+            raise Wrong(
+                f"It must return steps, as range(0, 8) or a list, got a {type(got).__name__}."
+            ) from None
+        _judge_steps(said, window, steps)
+    return f"{len(_WINDOWS)} windows: the right steps, also for an empty and a whole one."
+
+
+def _judge_steps(got: list[int], window: tuple[float, float], steps: int) -> None:
+    right = list(window_steps(window, steps))
+    if got == right:
+        return
+    where = f"For the window {window} of {steps} steps "
+    if got == list(range(int(window[0] * steps), int(window[1] * steps))):
+        raise Wrong(
+            where + f"the edges are cut off, {window[1]} · {steps} = {window[1] * steps}. "
+            "Round to the nearest step."
+        )
+    if got == [*right, (right[-1] if right else round(window[1] * steps) - 1) + 1]:
+        raise Wrong(where + "the end is counted in. A window ends before its last edge.")
+    if sorted(steps - 1 - step for step in got) == right:
+        raise Wrong(where + "time runs the wrong way: step 0 is the noisiest, the fraction 0.")
+    raise Wrong(where + f"it returned {len(got)} steps {_ends(got)}, right are {_ends(right)}.")
+
+
+def _ends(steps: list[int]) -> str:
+    return f"{steps[0]} … {steps[-1]}" if steps else "none"
+
+
+def unequal(columns: Tensor, m: int) -> Tensor:
+    """Return the columns (pixels, m) of the new word from those (pixels, k) of the old one."""
+    if columns.shape[-1] == m:
+        return columns.clone()
+    total = columns.sum(dim=-1, keepdim=True)  # all the attention that the old word had
+    return total.expand(-1, m) / m
+
+
+def _test_unequal(answer: Callable[..., Any]) -> str:
+    for k, m in ((3, 2), (1, 2), (2, 2), (2, 1), (1, 3)):
+        old = draw_probs(12, 8, seed=k)[:, :k]
+        got = tensor(call(answer, old, m), (12, m), "(pixels, m)")
+        total = old.sum(-1, keepdim=True).expand(-1, m)
+        case = f"from {k} to {m} token(s)"
+        agree(
+            got,
+            unequal(old, m),
+            {
+                f"{case}: with as many tokens it goes one to one, without mixing.": total / m,
+                f"{case}: every new token gets the whole word, so the word gets {m} times as loud. "
+                f"Share it out: divide by m.": total,
+                f"{case}: every new token gets the mean of the old ones, so the word's total "
+                f"attention changes. Add the k columns and divide by m.": total / k,
+                f"{case}: the first column alone is used.": old[:, :1].expand(-1, m),
+            },
+            f"{case}: the columns differ.",
+        )
+    return "One to two, two to one, three to two: the word keeps its total attention."
+
+
+EXERCISES = (
+    Exercise(
+        id="02.mapper",
+        title="The word-to-word mapper",
+        signature="f(source_spans, target_spans, length) -> P (L, L); the i-th word of the target "
+        "takes the place of the i-th of the source (columns of no word are not looked at)",
+        hints=(
+            "Walk through the words in pairs. P[i, j] is how much source token i feeds target "
+            "token j.",
+            "With as many tokens set ones along the diagonal of the block; else fill the block "
+            "P[a:b, c:d] with 1 / (b - a), so that each column sums to 1.",
+        ),
+        reference=mapper,
+        test=_test_mapper,
+    ),
+    Exercise(
+        id="02.swap",
+        title="Inject the source's maps",
+        signature="f(source (heads, pixels, L), target, mapper (L, L), inside: bool) -> "
+        "(heads, pixels, L)",
+        hints=(
+            "Inside the window the edited map is M · P; outside it is the target's own.",
+            "return source @ mapper if inside else target",
+        ),
+        reference=swap,
+        test=_test_swap,
+    ),
+    Exercise(
+        id="02.window",
+        title="The steps of a window",
+        signature="f(window (start, end) as fractions, steps: int) -> range of steps",
+        hints=(
+            "Multiply both fractions by the number of steps; 0 is noise and the first step.",
+            "range(round(start * steps), round(end * steps))",
+        ),
+        reference=window_steps,
+        test=_test_window,
+    ),
+    Exercise(
+        id="02.unequal",
+        title="One word becomes two tokens",
+        signature="f(columns (pixels, k), m: int) -> (pixels, m)",
+        hints=(
+            "The word as a whole should get as much attention as before.",
+            "Add the k columns and give each of the m new tokens (1/m) of the sum; k = m goes one "
+            "to one.",
+        ),
+        reference=unequal,
+        test=_test_unequal,
+    ),
+)

@@ -1,0 +1,210 @@
+"""Exercises of lesson 3: the alignment A(j), refinement, and the mask of a local edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, draw, draw_probs, tensor
+
+
+def alignment(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """Return A: the source position of each target word, None where the word is new."""
+    n, m = len(source), len(target)
+    best = [[0] * (m + 1) for _ in range(n + 1)]  # most matches of the first i and j words
+    for i in range(1, n + 1):
+        for j in range(1, m + 1):
+            match = best[i - 1][j - 1] + (source[i - 1] == target[j - 1])
+            best[i][j] = max(best[i - 1][j], best[i][j - 1], match)
+    partner: list[int | None] = [None] * m
+    i, j = n, m
+    while i and j:
+        if best[i][j] == best[i][j - 1]:
+            j -= 1
+        elif best[i][j] == best[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            partner[j] = i
+    return partner
+
+
+_TEXTS = (
+    ("a castle", "a castle"),
+    ("a castle next to a river", "a castle covered in snow next to a river"),
+    ("a cat on a beach", "a pencil sketch of a cat on a beach"),
+    ("a red car in a city", "a car in a city"),
+    ("a cat in a basket", "a dog in a basket"),
+    ("a dog and a cat", "a cat"),
+)
+
+
+def _test_alignment(answer: Callable[..., Any]) -> str:
+    for before, after in _TEXTS:
+        source, target = before.split(), after.split()
+        got = _partners(call(answer, source, target), target)
+        _judge_alignment(got, source, target)
+    return f"{len(_TEXTS)} prompt pairs: equal words matched, in order, as many as possible."
+
+
+def _partners(value: Any, target: Sequence[str]) -> list[int | None]:
+    try:
+        got = [None if entry is None or int(entry) < 0 else int(entry) for entry in value]
+    except (TypeError, ValueError):
+        raise Wrong(
+            "It must return a list: for each target word a source position or None."
+        ) from None
+    if len(got) != len(target):
+        raise Wrong(f"It returned {len(got)} entries for {len(target)} target words.")
+    return got
+
+
+def _judge_alignment(got: list[int | None], source: list[str], target: list[str]) -> None:
+    where = f'For "{" ".join(source)}" and "{" ".join(target)}" '
+    used: list[int] = []
+    for j, i in enumerate(got):
+        if i is None:
+            continue
+        if i >= len(source):
+            raise Wrong(where + f"A({j}) = {i}, but the source has {len(source)} words.")
+        if source[i] != target[j]:
+            raise Wrong(where + f'A({j}) = {i} pairs "{source[i]}" with "{target[j]}". A new or '
+                        "substituted word has no partner: None.")  # fmt: skip
+        if i in used:
+            raise Wrong(where + f'source word {i}, "{source[i]}", is used twice.')
+        if used and i < used[-1]:
+            raise Wrong(where + f"the partners go back from {used[-1]} to {i}; keep the order.")
+        used.append(i)
+    most = sum(i is not None for i in alignment(source, target))
+    if len(used) < most:
+        raise Wrong(where + f"it matches {len(used)} words, {most} can be. Taking the first equal "
+                    "word blocks later ones: find the longest common sequence.")  # fmt: skip
+
+
+def refine(source: Tensor, target: Tensor, partner: Sequence[int | None]) -> Tensor:
+    """Return M̂: column j is source[:, A(j)] where token j has a partner, else target[:, j]."""
+    edited = target.clone()
+    for j, i in enumerate(partner):
+        if i is not None:
+            edited[..., j] = source[..., i]
+    return edited
+
+
+def _test_refine(answer: Callable[..., Any]) -> str:
+    source, target = draw_probs(2, 9, 7, seed=3), draw_probs(2, 9, 7, seed=4)
+    for partner in ([0, 1, None, None, 2, 3, 4], [0, 2, 3, 4, 5, 6, None], [None] * 7):
+        got = tensor(call(answer, source, target, list(partner)), (2, 9, 7), "(heads, pixels, L)")
+        edited = refine(source, target, partner)
+        same_place = refine(
+            source, target, [None if i is None else j for j, i in enumerate(partner)]
+        )
+        zeros = edited.clone()
+        last = edited.clone()
+        for j, i in enumerate(partner):
+            if i is None:
+                zeros[..., j], last[..., j] = 0, source[..., -1]
+        agree(
+            got,
+            edited,
+            {
+                "It returns the target unchanged: tokens with a partner take the source's map.": (
+                    target
+                ),
+                "Column j takes source column j; it has to take column A(j), where the word stood "
+                "in the source.": same_place,
+                "New tokens got zeros; they keep the target's own map.": zeros,
+                "New tokens took the source's last column (index None or -1); they keep the "
+                "target's own map.": last,
+                "Source and target are exchanged.": refine(target, source, partner),
+                "The rows were renormalised; the paper does not do that.": edited
+                / edited.sum(-1, keepdim=True),
+            },
+            f"For A = {partner} the columns differ.",
+        )
+    return "Inserted words, dropped words, nothing in common: every column agrees."
+
+
+def blend_mask(maps: Tensor, threshold: float) -> Tensor:
+    """Return where the picture may change, (h, w), from maps (sites, tokens, h, w)."""
+    heat = maps.sum(dim=1).mean(dim=0)  # a word is all its tokens; then the mean of the sites
+    heat = F.max_pool2d(heat[None, None], kernel_size=3, stride=1, padding=1)[0, 0]
+    return heat / heat.max() > threshold
+
+
+def _test_blend(answer: Callable[..., Any]) -> str:
+    for seed, size in ((0, (8, 8)), (1, (8, 12)), (2, (12, 8))):
+        maps = 0.02 * draw(3, 2, *size, seed=seed).abs() ** 3
+        got = tensor(call(answer, maps, 0.4), size, "(h, w)")
+        if not bool(((got == 0) | (got == 1)).all()):
+            raise Wrong("A mask holds 0 and 1 (or False and True). Compare with the threshold.")
+        heat = maps.sum(1).mean(0)
+        pooled = F.max_pool2d(heat[None, None], 3, stride=1, padding=1)[0, 0]
+        spread = (pooled - pooled.min()) / (pooled.max() - pooled.min())
+        one = F.max_pool2d(maps[:, 0].mean(0)[None, None], 3, stride=1, padding=1)[0, 0]
+        agree(
+            got,
+            pooled / pooled.max() > 0.4,
+            {
+                "The map is not divided by its maximum, so nothing reaches the threshold.": (
+                    (pooled > 0.4).double()
+                ),
+                "The 3×3 max-pool is missing: the mask has holes and no margin.": (
+                    (heat / heat.max() > 0.4).double()
+                ),
+                "The mask is turned round: 1 is where the edit may change the picture.": (
+                    (pooled / pooled.max() <= 0.4).double()
+                ),
+                "The minimum is subtracted before dividing; only divide by the maximum.": (
+                    (spread > 0.4).double()
+                ),
+                "Only the first token is used; a word is the sum of its tokens.": (
+                    (one / one.max() > 0.4).double()
+                ),
+            },
+            "The mask differs.",
+        )
+    return "Three sizes: the mask agrees in every position."
+
+
+EXERCISES = (
+    Exercise(
+        id="03.alignment",
+        title="The alignment A(j)",
+        signature="f(source: list of words, target: list of words) -> list; for each target word "
+        "its source position, or None",
+        hints=(
+            "Match equal words, in order, as many as possible: the longest common sequence. Fill "
+            "a table best[i][j] for the first i and j words.",
+            "best[i][j] = max(best[i-1][j], best[i][j-1], best[i-1][j-1] + (words are equal)); "
+            "then walk back from the corner and note a pair at each diagonal step.",
+        ),
+        reference=alignment,
+        test=_test_alignment,
+    ),
+    Exercise(
+        id="03.refine",
+        title="Refinement",
+        signature="f(source (heads, pixels, L), target, partner: list of int or None) -> "
+        "(heads, pixels, L)",
+        hints=(
+            "Start from a copy of the target and replace the columns that have a partner.",
+            "edited[..., j] = source[..., partner[j]] where partner[j] is not None.",
+        ),
+        reference=refine,
+        test=_test_refine,
+    ),
+    Exercise(
+        id="03.blend",
+        title="The mask of a local edit",
+        signature="f(maps (sites, tokens, h, w), threshold) -> mask (h, w)",
+        hints=(
+            "Sum the tokens, average the sites, 3×3 max-pool, divide by the maximum, compare.",
+            "F.max_pool2d(heat[None, None], kernel_size=3, stride=1, padding=1)[0, 0]",
+        ),
+        reference=blend_mask,
+        test=_test_blend,
+    ),
+)

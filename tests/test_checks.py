@@ -1,0 +1,182 @@
+"""Laws of the checks: right is right, each known mistake is named, a stub is no mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from p2p_lab import edits, tokens
+from p2p_lab.checks import Feedback, check, exercises, hint, solution
+from tests.worlds import tiny_tokenizer
+from tests.wrong_answers import WRONG
+
+IDS = [
+    *("00.words", "01.attention_probs", "01.average_maps", "01.pointing", "01.processor"),
+    *("02.mapper", "02.swap", "02.window", "02.unequal"),
+    *("03.alignment", "03.refine", "03.blend"),
+    *("04.reweight", "04.compose", "04.negative"),
+    *("05.ddim_step", "05.ddim_inverse", "05.null_loss", "06.resize_map", "06.cascade"),
+]
+CASES = [(i, n) for i, answers in WRONG.items() for n in range(len(answers))]
+
+
+def test_the_lessons_find_the_exercises_that_they_name() -> None:
+    assert list(exercises()) == IDS
+    assert set(WRONG) == set(IDS)
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_the_reference_answer_is_right(exercise_id: str) -> None:
+    found = check(exercise_id, exercises()[exercise_id].reference)
+    assert found.state == "right" and found, found
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_every_exercise_has_at_least_three_known_wrong_answers(exercise_id: str) -> None:
+    assert len(WRONG[exercise_id]) >= 3
+
+
+@pytest.mark.parametrize(("exercise_id", "n"), CASES)
+def test_a_known_wrong_answer_is_told_what_is_wrong(exercise_id: str, n: int) -> None:
+    answer, sentence = WRONG[exercise_id][n]
+    found = check(exercise_id, answer)
+    assert found.state == "wrong" and not found
+    assert sentence in found.message
+    assert f'hint("{exercise_id}", 1)' in found.next
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_wrong_answers_of_one_exercise_get_different_sentences(exercise_id: str) -> None:
+    said = {check(exercise_id, answer).message for answer, _ in WRONG[exercise_id]}
+    assert len(said) == len(WRONG[exercise_id])
+
+
+def stub_raise(*args: Any) -> Any:
+    raise NotImplementedError("your turn")
+
+
+STUBS = [stub_raise, lambda *args: None, lambda *args: ..., None, ...]
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+@pytest.mark.parametrize("stub", STUBS)
+def test_a_stub_counts_as_not_attempted(exercise_id: str, stub: Any) -> None:
+    found = check(exercise_id, stub)
+    assert found.state == "not attempted" and not found
+    assert exercises()[exercise_id].signature in found.message
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_a_shown_solution_runs_in_an_empty_notebook_and_is_right(exercise_id: str) -> None:
+    space: dict[str, Any] = {}
+    exec(solution(exercise_id).text, space)
+    assert check(exercise_id, space[exercises()[exercise_id].reference.__name__])
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_there_are_two_different_hints_and_they_lead_on(exercise_id: str) -> None:
+    first, second = hint(exercise_id), hint(exercise_id, 2)
+    assert first.text != second.text and min(len(first.text), len(second.text)) > 20
+    assert f'hint("{exercise_id}", 2)' in first.next
+    assert f'solution("{exercise_id}")' in second.next
+
+
+def test_a_processor_may_be_a_class_too() -> None:
+    class Processor:
+        def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None) -> Any:
+            return exercises()["01.processor"].reference(attn, hidden_states, encoder_hidden_states)
+
+    class Blank:
+        def __call__(self, attn: Any, *args: Any) -> Any:
+            raise NotImplementedError
+
+    assert check("01.processor", Processor)
+    assert check("01.processor", Processor())
+    assert check("01.processor", Blank).state == "not attempted"
+
+
+def test_numpy_and_nested_lists_are_answers_too() -> None:
+    reference = exercises()["02.mapper"].reference
+    assert check("02.mapper", lambda *given: reference(*given).numpy())
+    assert check("02.mapper", lambda *given: reference(*given).tolist())
+
+
+def test_an_exception_is_told_with_its_line() -> None:
+    def answer(source: Any, target: Any, mapper: Any, inside: bool) -> Any:
+        nothing = {}
+        return nothing["mapper"]
+
+    said = check("02.swap", answer).message
+    assert said == "It raised KeyError: 'mapper', in line 3 of your function."
+
+
+def test_an_answer_that_changes_its_arguments_is_told_so() -> None:
+    def answer(source: Any, target: Any, partner: Any) -> Any:
+        for j, i in enumerate(partner):
+            if i is not None:
+                target[..., j] = source[..., i]
+        return target
+
+    assert "in place" in check("03.refine", answer).message
+
+
+def test_numbers_that_are_not_finite_are_named() -> None:
+    assert "not finite" in check("04.reweight", lambda p, i, c: p * float("nan")).message
+
+
+def test_a_value_in_place_of_the_function_is_refused_in_a_sentence() -> None:
+    assert "without brackets" in check("02.mapper", torch.eye(3)).message
+    assert "without brackets" in check("02.mapper", "mapper").message
+
+
+def test_an_unknown_exercise_names_the_nearest_one() -> None:
+    with pytest.raises(KeyError, match="Did you mean '02.mapper'"):
+        check("02.maper", None)
+    with pytest.raises(KeyError, match="There are: 00.words"):
+        solution("zzz")
+    with pytest.raises(ValueError, match="two hints"):
+        hint("02.mapper", 3)
+
+
+def test_the_text_is_the_same_every_time() -> None:
+    for answer, _ in WRONG["02.mapper"]:
+        assert repr(check("02.mapper", answer)) == repr(check("02.mapper", answer))
+    text = repr(check("02.mapper", None))
+    assert text.splitlines()[0] == "02.mapper: not attempted. The word-to-word mapper"
+    assert "0x" not in repr(check("02.mapper", lambda *given: object()))
+
+
+def test_the_card_says_its_state_in_words_and_escapes_the_rest() -> None:
+    card = Feedback("x", "<b>title</b>", "wrong", "<script>alert(1)</script>")._repr_html_()
+    assert "<script>" not in card and "&lt;script&gt;" in card and "<b>" not in card
+    assert "x: wrong" in card and 'role="status"' in card
+    code = solution("02.window")._repr_html_()
+    assert "<pre" in code and "range(round" in code and "-&gt;" in code
+
+
+def test_the_mapper_and_the_window_of_the_exercises_are_those_of_the_package() -> None:
+    words = tiny_tokenizer()
+    source = tokens.Prompt.of("a cat on the snowy grass", words)
+    target = tokens.Prompt.of("a caramel on the red grass", words)
+    found = exercises()["02.mapper"].reference(source.spans, target.spans, len(source))
+    ours = tokens.align_words(source, target)
+    columns = slice(1, target.end - 1)
+    assert torch.equal(found[:, columns].double(), ours.mapper[:, columns].float().double())
+    plan = edits.compile_edits([edits.Replace(cross=(0.2, 0.7))], source, target, 10)
+    taken = plan.source_gain.any(dim=1).nonzero().flatten().tolist()
+    assert taken == list(exercises()["02.window"].reference((0.2, 0.7), 10))
+
+
+def test_the_fader_on_a_refinement_has_the_gains_of_the_compiled_plan() -> None:
+    words = tiny_tokenizer()
+    source = tokens.Prompt.of("a cat on grass", words)
+    target = tokens.Prompt.of("a cat with a red hat on grass", words)
+    how = [edits.Refine(cross=(0, 0.6)), edits.Reweight("cat", 2.0)]
+    plan = edits.compile_edits(how, source, target, 5)
+    matched = tokens.align_tokens(source, target).matched
+    inside = torch.arange(5) < 3
+    gains = exercises()["04.compose"].reference(matched, inside, target.tokens_of("cat"), 2.0)
+    assert torch.equal(gains[0].double(), plan.source_gain)
+    assert torch.equal(gains[1].double(), plan.target_gain)

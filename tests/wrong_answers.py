@@ -1,0 +1,308 @@
+"""Known wrong answers to the exercises, each with a part of the sentence that must name its fault.
+
+By exercise id: the answers that students really give. The course kit grades them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from p2p_lab.checks import exercises
+
+Answer = Callable[..., Any]
+
+
+def right(exercise_id: str) -> Answer:
+    return exercises()[exercise_id].reference
+
+
+def _in_place(probs: Any, tokens: Any, scale: Any) -> Any:
+    probs[..., tokens] *= scale
+    return probs
+
+
+def _greedy(source: list[str], target: list[str]) -> list[int | None]:
+    """Give every target word the first equal source word."""
+    return [source.index(word) if word in source else None for word in target]
+
+
+def _first_free(source: list[str], target: list[str]) -> list[int | None]:
+    """Walk on to the next equal word, so that one early match blocks the others."""
+    at, found = 0, []
+    for word in target:
+        later = [i for i in range(at, len(source)) if source[i] == word]
+        found.append(later[0] if later else None)
+        at = later[0] + 1 if later else at
+    return found
+
+
+def _mapper(kind: str) -> Answer:
+    def answer(source: Any, target: Any, length: int) -> Any:
+        good = right("02.mapper")(source, target, length)
+        return {
+            "transposed": good.T,
+            "identity": torch.eye(length),
+            "ones": (good > 0).float(),
+            "short": good[:5, :5],
+            "twice": 2 * good,
+        }[kind]
+
+    return answer
+
+
+def _processor(*, scale: bool = True, split: bool = True, out: bool = True) -> Answer:
+    def answer(attn: Any, x: Any, context: Any = None, mask: Any = None) -> Any:
+        context = x if context is None else context
+        heads = attn.heads if split else 1
+        q, k, v = (
+            t.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for t in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
+        )
+        probs = (q @ k.mT / (q.shape[-1] ** 0.5 if scale else 1)).softmax(-1)
+        y = (probs @ v).transpose(1, 2).flatten(2)
+        return attn.to_out[0](y) if out else y
+
+    return answer
+
+
+def _compose(change: Callable[[Any, Any], Any]) -> Answer:
+    def answer(matched: Any, inside: Any, tokens: Any, scale: Any) -> Any:
+        good = right("04.compose")
+        return change(good(matched, inside, tokens, scale), good(matched, inside, tokens, 1.0))
+
+    return answer
+
+
+def _step(z: Any, e: Any, a: Any, b: Any) -> Any:
+    return b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - b) ** 0.5 * e
+
+
+def _null(change: Callable[[Any, Any, Any], Any], reduce: str = "mean") -> Answer:
+    def answer(pivot: Any, z: Any, null: Any, text: Any, s: Any, a: Any, b: Any) -> Any:
+        return F.mse_loss(_step(z, change(null, text, s), a, b), pivot, reduction=reduce)
+
+    return answer
+
+
+def _guided(null: Any, text: Any, s: Any) -> Any:
+    return null + s * (text - null)
+
+
+def _heat(maps: Any, *, pool: bool = True, top: bool = True, tokens: bool = True) -> Any:
+    heat = (maps.sum(1) if tokens else maps[:, 0]).mean(0)
+    heat = F.max_pool2d(heat[None, None], 3, 1, 1)[0, 0] if pool else heat
+    return heat / heat.max() if top else heat
+
+
+def _resized(m: Any, size: Any, mode: str = "bilinear", **how: Any) -> Any:
+    return F.interpolate(m[None, None], size=size, mode=mode, **how)[0, 0]
+
+
+def _through(base: Any, stages: Any, source: Any, target: Any) -> Any:
+    picture = base(source, target)
+    for stage in stages:
+        picture = stage(picture, source)
+    return picture
+
+
+def _each_from_base(base: Any, stages: Any, source: Any, target: Any) -> Any:
+    first = base(source, target)
+    return [stage(first, target) for stage in stages][-1] if stages else first
+
+
+def _edit_every_stage(base: Any, stages: Any, source: Any, target: Any) -> Any:
+    picture = base(source, target)
+    for stage in stages:
+        base(source, target)
+        picture = stage(picture, target)
+    return picture
+
+
+WRONG: dict[str, list[tuple[Answer, str]]] = {
+    "00.words": [
+        (lambda s, t: [(w, v) for w, v in zip(s.split(), t.split(), strict=True)], "did not chan"),
+        (
+            lambda s, t: [
+                (a, b)
+                for a, b in zip(s.split(), t.split(), strict=True)
+                if a not in t.split() and b not in s.split()
+            ],
+            "compare place by place",
+        ),
+        (lambda s, t: [(b, a) for a, b in right("00.words")(s, t)], "turned round"),
+        (lambda s, t: right("00.words")(s, t)[::-1], "not in the order"),
+        (lambda s, t: [b for _, b in right("00.words")(s, t)], "a list of pairs"),
+    ],
+    "01.attention_probs": [
+        (lambda q, k: (q @ k.mT).softmax(-1), "not divided by √d"),
+        (lambda q, k: (q @ k.mT / q.shape[-1]).softmax(-1), "divides by √d"),
+        (lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2), "over the pixels"),
+        (lambda q, k: q @ k.mT / q.shape[-1] ** 0.5, "before the softmax"),
+        (lambda q, k: (k @ q.mT / q.shape[-1] ** 0.5).softmax(-1), "It returned shape"),
+    ],
+    "01.average_maps": [
+        (lambda m, size: sum(_resized(x.mean((0, 1)), size) for x in m), "added up"),
+        (
+            lambda m, size: sum(_resized(x.mean((0, 1)), size, "nearest") for x in m) / len(m),
+            "nearest",
+        ),
+        (
+            lambda m, size: (
+                sum(_resized(x.mean((0, 1)), size, align_corners=True) for x in m) / len(m)
+            ),
+            "align_corners",
+        ),
+        (lambda m, size: sum(_resized(x[-1].mean(0), size) for x in m) / len(m), "last step"),
+        (lambda m, size: _resized(m[0].mean((0, 1)), size), "first site"),
+    ],
+    "01.pointing": [
+        (lambda h, m: h.argmax() == m.float().argmax(), "It says"),
+        (lambda h, m: bool(m[divmod(int(h.argmax()), h.shape[1])]), "four times as large"),
+        (lambda h, m: bool(m.T[divmod(int(h.argmax()), h.shape[1])]), "the row comes first"),
+        (lambda h, m: _resized(h, m.shape)[m].sum() / _resized(h, m.shape).sum(), "Only the peak"),
+        (lambda h, m: True, "a peak outside the mask"),
+    ],
+    "01.processor": [
+        (_processor(scale=False), "not divided by √d"),
+        (_processor(split=False), "heads are not split"),
+        (_processor(out=False), "last projection"),
+        (lambda attn, x, c=None: x + _processor()(attn, x, c), "block around"),
+        (lambda attn, x, c: _processor()(attn, x, c.clone()), "It raised AttributeError"),
+    ],
+    "02.mapper": [
+        (_mapper("transposed"), "transposed"),
+        (_mapper("identity"), "moves all later words"),
+        (_mapper("ones"), "column sums to 1"),
+        (_mapper("short"), "It returned shape (5, 5)"),
+        (_mapper("twice"), "words' columns differ"),
+    ],
+    "02.swap": [
+        (lambda s, t, p, inside: t, "take the source's"),
+        (lambda s, t, p, inside: s @ p, "Outside the window it still injects"),
+        (lambda s, t, p, inside: s @ p.T if inside else t, "transposed"),
+        (lambda s, t, p, inside: s if inside else t, "without the mapper"),
+        (lambda s, t, p, inside: (s @ p + t) / 2 if inside else t, "averages"),
+    ],
+    "02.window": [
+        (lambda w, n: range(int(w[0] * n), int(w[1] * n)), "Round to the nearest"),
+        (lambda w, n: range(round(w[0] * n), round(w[1] * n) + 1), "The end is counted in".lower()),
+        (
+            lambda w, n: range(n - round(w[1] * n), n - round(w[0] * n)),
+            "time runs the wrong way",
+        ),
+        (lambda w, n: range(0, round(w[1] * n)), "right are"),
+        (lambda w, n: 8, "It must return steps"),
+    ],
+    "02.unequal": [
+        (lambda c, m: c.sum(-1, keepdim=True).expand(-1, m), "Share it out"),
+        (lambda c, m: c.mean(-1, keepdim=True).expand(-1, m), "total attention changes"),
+        (lambda c, m: c.sum(-1, keepdim=True).expand(-1, m) / m, "one to one"),
+        (lambda c, m: c[:, :1].expand(-1, m), "first column alone"),
+    ],
+    "03.alignment": [
+        (_greedy, "used twice"),
+        (_first_free, "longest common sequence"),
+        (lambda s, t: [j if j < len(s) else None for j in range(len(t))], "has no partner"),
+        (lambda s, t: right("03.alignment")(s, t)[:-1], "entries for"),
+        (lambda s, t: [None] * len(t), "it matches 0 words"),
+    ],
+    "03.refine": [
+        (lambda s, t, a: t.clone(), "returns the target unchanged"),
+        (
+            lambda s, t, a: torch.where(torch.tensor([i is not None for i in a]), s, t),
+            "column A(j)",
+        ),
+        (
+            lambda s, t, a: torch.stack(
+                [s[..., i] if i is not None else 0 * s[..., 0] for i in a], -1
+            ),
+            "New tokens got zeros",
+        ),
+        (
+            lambda s, t, a: s[..., [-1 if i is None else i for i in a]],
+            "last column",
+        ),
+        (lambda s, t, a: right("03.refine")(t, s, a), "exchanged"),
+    ],
+    "03.blend": [
+        (lambda m, th: _heat(m, top=False) > th, "divided by its maximum"),
+        (lambda m, th: _heat(m, pool=False) > th, "max-pool is missing"),
+        (lambda m, th: _heat(m) <= th, "turned round"),
+        (lambda m, th: _heat(m, tokens=False) > th, "first token"),
+        (lambda m, th: _heat(m), "0 and 1"),
+    ],
+    "04.reweight": [
+        (
+            lambda p, i, c: (q := right("04.reweight")(p, i, c)) / q.sum(-1, keepdim=True),
+            "renormalised",
+        ),
+        (lambda p, i, c: p * c, "All columns"),
+        (_in_place, "in place"),
+        (lambda p, i, c: right("04.reweight")(p.mT, i, c).mT, "last axis"),
+        (lambda p, i, c: right("04.reweight")(p, i[:1], c), "first token"),
+    ],
+    "04.compose": [
+        (_compose(lambda good, plain: plain), "fader is missing"),
+        (_compose(lambda good, plain: (good[0], plain[1])), "Only the source's gain"),
+        (_compose(lambda good, plain: (plain[0], good[1])), "Only the target's gain"),
+        (_compose(lambda good, plain: good[::-1]), "exchanged"),
+        (_compose(lambda good, plain: good[0]), "two tensors"),
+        (
+            lambda m, i, w, c: right("04.compose")(m, torch.ones_like(i), w, c),
+            "window is ignored",
+        ),
+    ],
+    "04.negative": [
+        (lambda p, v, j, c: right("04.reweight")(p, [j], c) @ v, "whole output"),
+        (lambda p, v, j, c: c * p[:, j, None] * v[j], "scale − 1"),
+        (lambda p, v, j, c: (1 - c) * p[:, j, None] * v[j], "sign"),
+        (
+            lambda p, v, j, c: (
+                ((q := right("04.reweight")(p, [j], c)) / q.sum(-1, keepdim=True) - p) @ v
+            ),
+            "other words change",
+        ),
+    ],
+    "05.ddim_step": [
+        (lambda z, e, a, b: (z - (1 - a) ** 0.5 * e) / a**0.5, "clean picture"),
+        (lambda z, e, a, b: b * (z - (1 - a) * e) / a + (1 - b) * e, "square roots"),
+        (lambda z, e, a, b: _step(z, e, b, a), "exchanged"),
+        (lambda z, e, a, b: _step(z, e, a, b) + 0.1 * torch.randn(z.shape), "no fresh noise"),
+        (lambda z, e, a, b: b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5, "left out"),
+    ],
+    "05.ddim_inverse": [
+        (lambda z, e, a, b: _step(z, e, b, a), "exchanged"),
+        (lambda z, e, a, b: z, "unchanged"),
+        (
+            lambda z, e, a, b: b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - a) ** 0.5 * e,
+            "noise of the old level",
+        ),
+        (lambda z, e, a, b: z[0], "It returned shape"),
+    ],
+    "05.null_loss": [
+        (_null(_guided, "sum"), "added up"),
+        (_null(lambda null, text, s: text), "Guidance is missing"),
+        (_null(lambda null, text, s: text + s * (null - text)), "null + s"),
+        (_null(lambda null, text, s: null), "not used"),
+        (_null(lambda null, text, s: _guided(null, text, s).detach()), "no gradient"),
+        (_null(_guided, "none"), "It returned shape"),
+    ],
+    "06.resize_map": [
+        (lambda m, size: _resized(m, size, "nearest"), "nearest neighbour"),
+        (lambda m, size: _resized(m, size, align_corners=True), "align_corners"),
+        (lambda m, size: _resized(m, size[::-1]), "exchanged"),
+        (lambda m, size: _resized(m, size)[None, None], "[0, 0]"),
+        (lambda m, size: _resized(m, size) / _resized(m, size).max(), "loses its scale"),
+    ],
+    "06.cascade": [
+        (_through, "what it enlarges"),
+        (_each_from_base, "give it the result before it"),
+        (_edit_every_stage, "runs once"),
+        (lambda base, stages, s, t: base(s, t), "these ran: none"),
+        (lambda base, stages, s, t: base(t, s), "source prompt first"),
+    ],
+}
