@@ -189,7 +189,11 @@ def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) ->
         host.set_attn_processor(dict(before))
 
 
-_REMEDY = "Call module.set_default_attn_processor() (PyTorch 2 attention) and try again."
+# Not module.set_default_attn_processor(): in a U-Net it installs the plain AttnProcessor.
+_REMEDY = (
+    "Install PyTorch 2 attention, module.set_attn_processor(AttnProcessor2_0()) from "
+    "diffusers.models.attention_processor, and try again."
+)
 _HIDDEN = ("Sliced", "XFormers", "IPAdapter", "NPU", "XLA", "PAG", "Linear", "Sage", "Flash")
 _PLAIN = ("AttnProcessor", "AttnAddedKVProcessor", "CustomDiffusionAttnProcessor")
 
