@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,33 +119,30 @@ def run(given: argparse.Namespace) -> int:
 
 
 def sample(given: argparse.Namespace) -> tuple[Run, Run, Run, dict[str, float]]:
-    """Return source, plain re-prompt of the same seed and edit, and what each took."""
+    """Return source, plain re-prompt of the same seed and edit, and what each took.
+
+    The edit is compiled first, so that a wrong word costs no time.
+    """
+    from p2p_lab.edits import compile_edits
     from p2p_lab.models import load
-    from p2p_lab.sampling import apply_plan, generate
+    from p2p_lab.sampling import edit, generate
 
     model = load(given.model, given.device)
-    plan, note = _plan(given, model)
+    before, after = model.prompt(given.source), model.prompt(given.target)
+    edits, note = make_edits(given, before, after)
+    steps = model.defaults.steps if given.steps is None else given.steps
+    compile_edits(edits, before, after, steps)
     settings: dict[str, Any] = {
-        "seed": given.seed, "steps": plan.steps, "guidance_scale": given.guidance,
+        "seed": given.seed, "steps": steps, "guidance_scale": given.guidance,
         "negative": given.negative, "progress": sys.stderr.isatty(),
     }  # fmt: skip
     started = time.perf_counter()
     source = generate(model, given.source, **settings)
     made = time.perf_counter()
-    edited = apply_plan(source, plan, guidance_scale=source.guidance_scale, note=note)
+    edited = replace(edit(source, given.target, edits), note=note)
     done = time.perf_counter()
     plain = generate(model, given.target, record="none", **settings)
     return source, plain, edited, {"source": made - started, "edit": done - made}
-
-
-def _plan(given: argparse.Namespace, model: Any) -> tuple[Any, str]:
-    """Compile the edit before anything is sampled, so that a wrong word costs no time."""
-    from p2p_lab.edits import compile_edits
-
-    source, target = model.prompt(given.source), model.prompt(given.target)
-    edits, note = make_edits(given, source, target)
-    steps = model.defaults.steps if given.steps is None else given.steps
-    return compile_edits(edits, source, target, steps), note
 
 
 def make_edits(given: argparse.Namespace, source: Any, target: Any) -> tuple[list[Edit], str]:
