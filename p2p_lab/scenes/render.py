@@ -214,4 +214,5 @@ def pencil(images: Tensor) -> Tensor:
     dy = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     edge = ((dx**2 + dy**2).sqrt() * (size / 64) ** 0.5 * 2.2 - 0.08).clamp(0, 1)
     tint = PAPER + 0.45 * (images - PAPER)
-    return tint * (1 - 0.85 * edge)
+    drawing: Tensor = tint * (1 - 0.85 * edge)
+    return drawing

@@ -108,7 +108,7 @@ def _autoencoder(config: TrainConfig) -> AutoencoderKL:
         block_out_channels=config.vae_channels,
         layers_per_block=1,
         latent_channels=config.latent_channels,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=config.picture_size,
         scaling_factor=1.0,
         mid_block_add_attention=False,

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
                 os.fsync(file.fileno())
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors says "disk full" its own way
         shutil.rmtree(draft, ignore_errors=True)
         whole = checkpoints(folder)
         last = whole[-1] if whole else "none"

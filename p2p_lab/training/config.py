@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class TrainConfig:
     Attributes:
         world: vocabulary of `p2p_lab.scenes` to draw from.
         picture_size: side of the pictures in pixels.
+        encoder: fixed principal components of patches, or learned with the decoder.
+        vae_factor: of the learning rates while the autoencoder learns.
         vae_channels, unet_channels: channels of each resolution level.
         latent_channels: channels of the latents.
         unet_layers: residual blocks a level.
@@ -32,7 +35,9 @@ class TrainConfig:
     size: str = "small"
     world: str = "small"
     picture_size: int = 64
+    encoder: Literal["patches", "learned"] = "patches"
     vae_channels: tuple[int, ...] = (16, 48, 64)
+    vae_factor: float = 3.0
     latent_channels: int = 8
     unet_channels: tuple[int, ...] = (64, 160)
     unet_layers: int = 1
@@ -44,7 +49,7 @@ class TrainConfig:
     batch: int = 16
     hours: float = 2.0
     pictures: int = 0
-    autoencoder_share: float = 0.16
+    autoencoder_share: float = 0.15
     learning_rate: float = 1e-3
     muon_factor: float = 1.5
     constant_until: float = 0.45
@@ -76,6 +81,7 @@ SIZES: dict[str, TrainConfig] = {
         size="full",
         world="full",
         picture_size=128,
+        encoder="learned",
         vae_channels=(32, 64, 96, 128),
         unet_channels=(96, 224),
         unet_layers=2,

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from p2p_lab.training.build import Parts, build
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
+from p2p_lab.training.patches import install_patch_encoder
 from p2p_lab.training.preview import autoencoder_grid, sample_grid
 from p2p_lab.training.stage import Stage, run_stage
 from p2p_lab.training.supervision import record_cross_attention, supervision_loss
@@ -61,13 +62,16 @@ def train(
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(1)
     parts = build(config)
+    if config.encoder == "patches":
+        install_patch_encoder(parts.vae, config)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     for module in (parts.vae, parts.unet):
         module.to(accelerator.device, memory_format=torch.channels_last)
     parts.text_encoder.to(accelerator.device)
     run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
-    fold_normalisation(parts.vae, config)
+    if config.encoder == "learned":
+        fold_normalisation(parts.vae, config)
     run_stage(_denoiser_stage(config, parts, accelerator, workers), config, accelerator, out)
     parts.unet.set_attn_processor(AttnProcessor2_0())
     for module in (parts.vae, parts.unet, parts.text_encoder):
@@ -95,6 +99,9 @@ def _autoencoder_stage(
     config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
 ) -> Stage:
     vae = parts.vae
+    if config.encoder == "patches":
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def loss(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         images, cover = (part.to(accelerator.device) for part in batch)
@@ -106,9 +113,9 @@ def _autoencoder_stage(
             latents = posterior.mean + posterior.std * noise.to(accelerator.device)
             decoded = vae.decode(latents).sample
         difference = (decoded - images).float()
-        weighted = difference * (1 + config.object_weight * cover) / (1 + cover.mean())
-        total = weighted.abs().mean() + 0.5 * _edges(weighted) + weighted.square().mean()
-        total = total + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
+        total = reconstruction_loss(difference, cover, config.object_weight)
+        if config.encoder == "learned":
+            total = total + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
         psnr = -10 * torch.log10(difference.square().mean() / 4)
         return total, {"loss": total.item(), "psnr": psnr.item()}
 
@@ -120,7 +127,21 @@ def _autoencoder_stage(
         config.hours * 3600 * config.autoencoder_share,
         config.pictures,
         lambda path: autoencoder_grid(vae, config, path),
+        config.vae_factor,
     )
+
+
+def reconstruction_loss(difference: Tensor, cover: Tensor, object_weight: float) -> Tensor:
+    """Return mostly the squared error, with some absolute error and some of its slopes.
+
+    Args:
+        difference: (B, 3, S, S).
+        cover: (B, 1, S, S), where the things are: they count more.
+        object_weight: how much more.
+    """
+    weight = (1 + object_weight * cover) / (1 + object_weight * cover.mean())
+    absolute = (weight * difference.abs()).mean() + _edges(weight * difference)
+    return 8 * (weight * difference.square()).mean() + 0.15 * absolute
 
 
 def _edges(difference: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
         factor = a * eye + b * gram + c * (gram @ gram)
         total = factor @ total
         gram = factor @ gram @ factor
-    x = total @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    flat: Tensor = total @ x
+    return flat if matrix.shape[0] <= matrix.shape[1] else flat.T
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

@@ -39,6 +39,7 @@ class Stage:
         loss: from a batch to a scalar loss and numbers for the log.
         batches: from the first step to an endless iterator of this process's batches.
         preview: called with the averaged weights in place after each checkpoint.
+        rate: factor of the learning rates.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Stage:
     batches: Callable[[int], Iterator[Any]]
     seconds: float
     pictures: int
-    preview: Callable[[Path], None] = lambda path: None
+    preview: Callable[[Path], None]
+    rate: float = 1.0
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -65,7 +67,10 @@ def run_stage(
     """
     folder = folder / stage.name
     optimiser = Optimiser(
-        stage.module.named_parameters(), accelerator, config.learning_rate, config.muon_factor
+        stage.module.named_parameters(),
+        accelerator,
+        stage.rate * config.learning_rate,
+        config.muon_factor,
     )
     stage.average = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
     step, spent = _resume(stage, optimiser, config, folder)
@@ -138,7 +143,7 @@ def _save(
     step: int,
     seconds: float,
 ) -> None:
-    tensors = {f"model.{n}": p for n, p in stage.module.named_parameters()}
+    tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in stage.module.named_parameters()}
     tensors |= {f"average.{n}": p for n, p in stage.average.items()}
     tensors |= {f"optimiser.{n}": p for n, p in optimiser.state().items()}
     state = {"step": step, "seconds": seconds, "digest": config.digest()}
