@@ -209,6 +209,12 @@ class Work:
         kept = choose_tape(self.model, self.sites, steps, pictures=self.count)
         return [AttentionTape(self.model.name, kept, steps) for _ in self.sources] if kept else []
 
+    def _masks(self, recorded: list[Tensor]) -> list[Tensor]:
+        """Return the blend's mask of every step; steps shared with an edit without one had none."""
+        if self.plan.blend is None or not recorded:
+            return []
+        return [torch.ones_like(recorded[-1])] * (self.plan.steps - len(recorded)) + recorded
+
     def _results(
         self,
         controller: Controller,
@@ -218,7 +224,7 @@ class Work:
     ) -> list[Run]:
         settings, recorded = self.settings, self.settings.record != "none"
         stores = controller.stores(self.target, self.model.card.map_sites)
-        masks, keep = controller.state.masks, controller.keep
+        masks, keep = self._masks(controller.state.masks), controller.keep
         return [
             replace(
                 source,
