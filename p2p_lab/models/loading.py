@@ -70,9 +70,7 @@ def load(
     if path.is_dir():
         return _from_folder(path, where, precision)
     if path.is_file():
-        from p2p_lab.models.single_file import from_single_file
-
-        return from_single_file(path, config, where, precision)
+        return _from_file(path, config, where, precision)
     return _from_folder(_from_hub(str(name_or_path)), where, precision, str(name_or_path))
 
 
@@ -139,30 +137,78 @@ def _assemble(
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    def part(cls: Any, sub: str) -> Any:
-        return open_part(cls, folder / sub, dtype).to(device)
-
-    xl = str(index["_class_name"]).startswith("StableDiffusionXL")
-    unet = part(UNet2DConditionModel, "unet")
-    vae = part(AutoencoderKL, "vae")
     card = read_card(folder)
-    common: dict[str, Any] = {
-        "name": name or card.raw.get("name") or folder.name,
-        "module": unet,
-        "vae": vae,
-        "text_encoder": part(CLIPTextModel, "text_encoder"),
+    xl = str(index["_class_name"]).startswith("StableDiffusionXL")
+    parts: dict[str, Any] = {
+        "unet": open_part(UNet2DConditionModel, folder / "unet", dtype),
+        "vae": open_part(AutoencoderKL, folder / "vae", dtype),
+        "text_encoder": open_part(CLIPTextModel, folder / "text_encoder", dtype),
         "tokenizer": open_tokenizer(folder / "tokenizer"),
-        "scheduler_config": _read_json(folder / "scheduler" / "scheduler_config.json"),
-        "defaults": _defaults(unet, vae, card, xl),
-        "card": card,
     }
-    if not xl:
-        return StableDiffusion(**common)
-    return StableDiffusionXL(
-        **common,
-        text_encoder_2=part(CLIPTextModelWithProjection, "text_encoder_2"),
-        tokenizer_2=open_tokenizer(folder / "tokenizer_2"),
+    if xl:
+        kind = CLIPTextModelWithProjection
+        parts["text_encoder_2"] = open_part(kind, folder / "text_encoder_2", dtype)
+        parts["tokenizer_2"] = open_tokenizer(folder / "tokenizer_2")
+    return _put_together(
+        parts,
+        _read_json(folder / "scheduler" / "scheduler_config.json"),
+        name=name or card.raw.get("name") or folder.name,
+        card=card,
+        device=device,
         blank_is_zero=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _put_together(
+    parts: dict[str, Any],
+    scheduler_config: Mapping[str, Any],
+    *,
+    name: str,
+    card: ModelCard,
+    device: torch.device,
+    blank_is_zero: bool,
+) -> StableDiffusion:
+    """Move the networks to the device and put them behind one face."""
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False).to(device)
+    xl = "text_encoder_2" in parts
+    unet = parts.pop("unet")
+    common: dict[str, Any] = {
+        "name": name,
+        "module": unet,
+        "scheduler_config": scheduler_config,
+        "defaults": _defaults(unet, parts["vae"], card, xl),
+        "card": card,
+        **parts,
+    }
+    return (
+        StableDiffusionXL(**common, blank_is_zero=blank_is_zero)
+        if xl
+        else StableDiffusion(**common)
+    )
+
+
+def _from_file(
+    path: Path,
+    config: str | os.PathLike[str] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> StableDiffusion:
+    """Open a single-file checkpoint."""
+    from p2p_lab.models.single_file import open_single_file
+
+    with _quiet():
+        pipe, xl = open_single_file(path, config, dtype)
+    names = ["unet", "vae", "text_encoder", "tokenizer"]
+    names += ["text_encoder_2", "tokenizer_2"] if xl else []
+    return _put_together(
+        {name: getattr(pipe, name) for name in names},
+        dict(pipe.scheduler.config),
+        name=path.stem,
+        card=ModelCard(),
+        device=device,
+        blank_is_zero=bool(getattr(pipe.config, "force_zeros_for_empty_prompt", True)),
     )
 
 
@@ -181,7 +227,7 @@ def open_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     model = cls.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **options
     )
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def open_tokenizer(folder: Path) -> Any:
