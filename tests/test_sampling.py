@@ -236,6 +236,19 @@ FADERS = {
 }
 
 
+@pytest.mark.parametrize("record", ["store", "none"])
+def test_adding_or_dropping_a_blend_equals_the_edit_from_scratch(
+    sd: Denoiser, record: Any
+) -> None:
+    source = generate(sd, CAT, seed=3, steps=STEPS)
+    late = (Replace(cross=(0.2, 0.4)), LocalBlend("cat", "dog", start=0.6, threshold=0.9))
+    for edits in (late[:1], late, late[:1]):
+        shared = edit(source, DOG, edits, record=record)
+        scratch = edit(source, DOG, edits, record=record, reuse=False)
+        assert torch.equal(shared.pixels, scratch.pixels)
+        assert (shared.masks is None) == (len(edits) == 1)
+
+
 @pytest.mark.parametrize("name", list(FADERS))
 def test_an_edit_that_shares_steps_equals_the_edit_from_scratch(sd: Denoiser, name: str) -> None:
     first, second = FADERS[name]

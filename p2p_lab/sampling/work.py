@@ -42,8 +42,14 @@ class Memory:
     states: list[ControllerState]
 
     def shared(self, plan: EditPlan, guidance_scale: float, record: Record) -> int:
-        """Tell how many first steps this edit shares with another one."""
+        """Tell how many first steps this edit shares with another one.
+
+        A blend needs the source's maps from the first step on, which an edit without one does
+        not compute.
+        """
         if (self.guidance_scale, self.record) != (guidance_scale, record):
+            return 0
+        if (self.plan.blend is None) != (plan.blend is None):
             return 0
         return self.plan.shared_prefix(plan)
 
@@ -210,7 +216,7 @@ class Work:
         return [AttentionTape(self.model.name, kept, steps) for _ in self.sources] if kept else []
 
     def _masks(self, recorded: list[Tensor]) -> list[Tensor]:
-        """Return the blend's mask of every step; steps shared with an edit without one had none."""
+        """Return the blend's mask of every step; steps that were skipped had none."""
         if self.plan.blend is None or not recorded:
             return []
         return [torch.ones_like(recorded[-1])] * (self.plan.steps - len(recorded)) + recorded
