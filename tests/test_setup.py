@@ -140,6 +140,19 @@ def test_repo2docker_builds_from_the_conda_file_with_our_python(tmp_path: Path) 
     assert "binder/environment.yml" in said
     assert "Building conda environment for python=3.12" in said, "not the Python we ask for"
     assert "RUN ./binder/postBuild" in said
+    assert "binder/start" in said
+
+
+def test_binder_starts_with_few_threads_that_sleep_when_they_wait() -> None:
+    script = ROOT / "binder" / "start"
+    done = subprocess.run(
+        [str(script), "env"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert {"OMP_NUM_THREADS=2", "OMP_WAIT_POLICY=PASSIVE"} <= set(done.stdout.splitlines())
 
 
 def test_the_wheel_carries_weights_assets_and_the_typing_marker() -> None:

@@ -59,7 +59,12 @@ def fixed_environment() -> dict[str, str]:
     """Return what makes a run come out the same elsewhere: threads, no hub, no colours."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), THREADS)
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
-    plain = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "NO_COLOR": "1"}
+    plain = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "NO_COLOR": "1",
+    }
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {**inherited, **threads, **offline, **plain}
 

@@ -56,4 +56,5 @@ def run(given: argparse.Namespace) -> int:
     line = command(given)
     if find_spec("jupyterlab") is None:
         raise OSError("JupyterLab is not installed. Run: pip install 'p2p_lab[lab]'")
-    return subprocess.call(line, env=dict(os.environ))
+    # Kernels beside a browser share their cores: threads that wait must sleep, not spin.
+    return subprocess.call(line, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})
