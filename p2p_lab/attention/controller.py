@@ -178,7 +178,7 @@ class Controller:
         """
         state = self.state
         for maps in (state.source, state.target, state.original, state.self_maps):
-            maps.count = self.step + 1
+            maps.count += 1  # not the step number: an inversion may have skipped steps
         plan = self.plan
         if plan is None or plan.blend is None or source_latents is None:
             return latents

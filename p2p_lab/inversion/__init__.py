@@ -1,0 +1,37 @@
+"""Inversion: a real picture becomes a `Run`.
+
+    >>> run = invert(model, "photo.jpg", "a cat on a beach")
+    >>> dog = edit(run, "a dog on a beach", [Replace()])
+
+Five methods behind one call; they differ in the trajectory that they measure and in nothing else.
+The room knows models and sampling; it draws no figures.
+"""
+
+from p2p_lab.inversion.caching import InversionCache, cache_folder
+from p2p_lab.inversion.ddim import ddim_invert, invert_step
+from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
+from p2p_lab.inversion.inverting import METHODS, Method, invert
+from p2p_lab.inversion.jobs import Job, Report
+from p2p_lab.inversion.null_text import NullText, NullTextResult, null_text, null_text_step
+from p2p_lab.inversion.pictures import PictureError, load_image, to_tensor
+
+__all__ = [
+    "METHODS",
+    "EditFriendly",
+    "InversionCache",
+    "Job",
+    "Method",
+    "NullText",
+    "NullTextResult",
+    "PictureError",
+    "Report",
+    "cache_folder",
+    "ddim_invert",
+    "edit_friendly",
+    "invert",
+    "invert_step",
+    "load_image",
+    "null_text",
+    "null_text_step",
+    "to_tensor",
+]

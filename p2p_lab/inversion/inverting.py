@@ -1,0 +1,275 @@
+"""`invert`: a real picture becomes a `Run`, to be edited like any other.
+
+    picture --encode--> z_0 --measure--> Trajectory --draw again, recording--> Run
+
+The methods differ in the trajectory alone: which latents, which negative embeddings, which noise
+maps, and whether the source is held on its latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
+from p2p_lab.inversion.caching import InversionCache, key_of
+from p2p_lab.inversion.ddim import ddim_invert
+from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
+from p2p_lab.inversion.jobs import Job, Report
+from p2p_lab.inversion.null_text import NullText, null_text
+from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
+from p2p_lab.models import Denoiser
+from p2p_lab.sampling import Run, Texts, Trajectory, Watch, walk
+from p2p_lab.sampling.loop import CancelToken, OnStep, session
+from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.settings import Record, Settings, Size
+from p2p_lab.tokens import Prompt
+
+Method = Literal["ddim", "negative-prompt", "null-text", "direct", "edit-friendly"]
+Options = NullText | EditFriendly
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def invert(
+    model: Denoiser,
+    image: Any,
+    text: str,
+    *,
+    method: Method | Options = "direct",
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative: str = "",
+    size: Size | None = None,
+    fit: Fit = "crop",
+    record: Record = "tape",
+    tape_budget: int | None = None,
+    cache: bool | InversionCache = False,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
+) -> Run:
+    """Bring a real picture in: find the run that would have drawn it.
+
+    Args:
+        model: A denoiser, from `load`.
+        image: A path, bytes, a PIL image or an array, of any size (see `load_image`).
+        text: What the picture shows: the source prompt of later edits.
+        method: "ddim", "negative-prompt", "null-text", "direct" or "edit-friendly"; or `NullText`
+            or `EditFriendly` with settings of one's own.
+        steps: Number of steps T; None takes the model's default, and twice that for
+            "edit-friendly" (its authors take 100 where others take 50).
+        guidance_scale: Guidance of later edits, and of the reconstruction where the method has
+            any; None takes the model's default, twice that for "edit-friendly" (15 against 7.5).
+        negative: Negative prompt. "negative-prompt" puts the source prompt in its place.
+        size: Picture size, an int for squares or (height, width); None takes the model's.
+        fit: "crop" or "pad" a picture of another shape.
+        record: "tape", "store" or "none", as in `generate`.
+        tape_budget: Bytes that the tape may take; None is a quarter of the free memory.
+        cache: Keep inversions on disk and find them again: True for the usual place, or an
+            `InversionCache`.
+        progress: Show a progress bar.
+        on_step: Called as on_step(step, total, preview) after each step; may raise `Cancelled`.
+        cancel: Anything with `is_set()`, asked before each step.
+
+    Returns:
+        A `Run` whose pixels are the reconstruction.
+
+    Raises:
+        PictureError: If the picture cannot be read.
+        ValueError: If a setting does not fit; before any sampling.
+        Cancelled: If it was cancelled.
+    """
+    name, options = _method(method)
+    if name == "negative-prompt" and negative:
+        raise ValueError(
+            "method='negative-prompt' puts the source prompt in the negative's place, and "
+            f"negative={negative!r} was given too. Leave it out, or use method='null-text'."
+        )
+    twice = 2 if name == "edit-friendly" else 1
+    usual = model.defaults
+    settings = Settings.of(
+        model,
+        usual.steps * twice if steps is None else steps,
+        usual.guidance_scale * twice if guidance_scale is None else guidance_scale,
+        size,
+        record,
+        "ddim",
+    )
+    if isinstance(options, NullText):
+        options.check(settings.guidance_scale)
+    work = _Work(
+        model=model,
+        prompt=model.prompt(text),
+        negative=text if name == "negative-prompt" else negative,
+        pixels=to_tensor(load_image(image, settings.size, fit)),
+        name=name,
+        options=options,
+        settings=settings,
+        tape_budget=tape_budget,
+    )
+    watch = Watch(on_step, cancel, progress)
+    store = InversionCache() if cache is True else cache
+    if not isinstance(store, InversionCache):
+        return work.run(watch)
+    return store.get_or_make(work.key(), model, lambda: work.run(watch))
+
+
+def _method(method: Method | Options) -> tuple[Method, Options | None]:
+    """Return a method's name and its settings.
+
+    Raises:
+        ValueError: If there is no such method.
+    """
+    if isinstance(method, NullText):
+        return "null-text", method
+    if isinstance(method, EditFriendly):
+        return "edit-friendly", method
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not known; use one of {METHODS}.")
+    own: dict[str, Options] = {"null-text": NullText(), "edit-friendly": EditFriendly()}
+    return method, own.get(method)
+
+
+@dataclass(eq=False)
+class _Work:
+    """Do one inversion, whose settings were checked before."""
+
+    model: Denoiser
+    prompt: Prompt
+    negative: str
+    pixels: Tensor
+    name: Method
+    options: Options | None
+    settings: Settings
+    tape_budget: int | None
+
+    def key(self) -> str:
+        """Return what tells this inversion from every other one."""
+        s = self.settings
+        plain = [self.prompt.text, self.negative, s.steps, s.guidance_scale, s.record]
+        return key_of(self.model, self.pixels, [self.name, repr(self.options), *plain])
+
+    def run(self, watch: Watch) -> Run:
+        """Measure the trajectory, then draw the picture again along it and record."""
+        model, settings = self.model, self.settings
+        with model.lock:
+            report = Report(self._total(), watch)
+            job = Job.of(
+                model,
+                self.prompt,
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                negative=self.negative,
+                size=settings.size,
+                report=report,
+            )
+            trajectory = self._measure(job, model.encode(self.pixels))
+            return self._draw(job, trajectory)
+
+    def _total(self) -> int:
+        """Tell how many steps are reported: measuring, tuning, drawing."""
+        steps = self.settings.steps
+        parts = 3 if self.name == "null-text" else 2
+        if isinstance(self.options, EditFriendly):
+            steps -= self.options.start(steps)
+        pinned = self.name in ("direct", "edit-friendly")
+        return steps * (parts - (pinned and self.settings.record == "none"))
+
+    def _measure(self, job: Job, latents: Tensor) -> Trajectory:
+        """Return what the method knows of the picture."""
+        if isinstance(self.options, EditFriendly):
+            path, maps = edit_friendly(job, latents, self.options)
+            start = self.options.start(job.steps)
+            return Trajectory(path, noise_maps=maps, pinned=True, start=start)
+        pivots = ddim_invert(job, latents)
+        if isinstance(self.options, NullText):
+            found = null_text(job, pivots, self.options)
+            return Trajectory(pivots, negative_embeds=found.embeds.to(pivots.dtype))
+        return Trajectory(pivots, pinned=self.name == "direct")
+
+    def _draw(self, job: Job, trajectory: Trajectory) -> Run:
+        """Draw the picture again along the trajectory, recording its attention."""
+        model, settings = self.model, self.settings
+        sites = find_sites(model.module, settings.latent_shape[1:])
+        scale = self._source_guidance(trajectory)
+        row = 1 if scale > 1 else 0
+        controller = Controller(
+            sites,
+            Rows(source=slice(row, row + 1)),
+            keep=self._tapes(sites),
+            record=settings.record != "none",
+        )
+        path = trajectory.latents
+        with session(model, controller, sites):
+            if not (trajectory.pinned and settings.record == "none"):
+                path = self._walk(job, controller, trajectory, scale)
+            pixels = model.decode(path[-1:])
+        return self._result(controller, path, trajectory, pixels)
+
+    def _source_guidance(self, trajectory: Trajectory) -> float:
+        """Tell the source's guidance: none where it could not change the result.
+
+        A pinned source is set back after each step, and a prompt is not led away from itself.
+        """
+        if trajectory.pinned or self.negative == self.prompt.text:
+            return 1.0
+        return self.settings.guidance_scale
+
+    def _walk(
+        self, job: Job, controller: Controller, trajectory: Trajectory, scale: float
+    ) -> Tensor:
+        measured, start, embeds = trajectory.latents, trajectory.start, trajectory.negative_embeds
+        texts = Texts(
+            job.positive, job.negative, scale, None if embeds is None else embeds[:, None]
+        )
+
+        def after_step(step: int, z: Tensor) -> Tensor:
+            controller.end_step(z, None)
+            return measured[step + 1 : step + 2] if trajectory.pinned else z
+
+        states = walk(
+            self.model,
+            self.settings.schedule,
+            measured[start : start + 1],
+            texts,
+            controller,
+            after_step=after_step,
+            first=start,
+            watch=job.report.part(),
+        )
+        return torch.cat([measured[: start + 1], *states])  # (T + 1, C, h, w)
+
+    def _tapes(self, sites: dict[str, Site]) -> list[AttentionTape]:
+        if self.settings.record != "tape":
+            return []
+        steps = self.settings.steps
+        kept = choose_tape(self.model, sites, steps, budget=self.tape_budget)
+        return [AttentionTape(self.model.name, kept, steps)] if kept else []
+
+    def _result(
+        self, controller: Controller, path: Tensor, trajectory: Trajectory, pixels: Tensor
+    ) -> Run:
+        model, settings = self.model, self.settings
+        recorded = settings.record != "none"
+        stores = controller.stores(self.prompt, model.card.map_sites)
+        return Run(
+            prompt=self.prompt,
+            pixels=pixels[0].cpu(),
+            trajectory=Trajectory(
+                path,
+                trajectory.negative_embeds,
+                trajectory.noise_maps,
+                trajectory.pinned,
+                trajectory.start,
+            ),
+            negative=self.negative,
+            guidance_scale=settings.guidance_scale,
+            attention=stores[0] if recorded else None,
+            tape=controller.keep[0] if controller.keep else None,
+            note=f"Inverted by {self.name} in {settings.steps - trajectory.start} steps.",
+            model=model,
+            model_name=model.name,
+        )

@@ -1,0 +1,135 @@
+"""What is the same at every step of one inversion, and how it reports and is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from p2p_lab.models import Conditioning, Denoiser
+from p2p_lab.sampling import Cancelled, Texts, Watch, make_schedule, predict, predict_clean
+from p2p_lab.sampling.schedules import Ddim
+from p2p_lab.tokens import Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(eq=False)
+class Report:
+    """Count the steps of all parts of an inversion, tell them on, and ask whether to stop.
+
+    Attributes:
+        total: Steps of all parts together.
+        watch: How to report, and when to stop.
+        done: Steps done.
+    """
+
+    total: int = 0
+    watch: Watch = field(default_factory=Watch)
+    done: int = 0
+    _bar: Any = None
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the inversion is to stop."""
+        if self.watch.cancel is not None and self.watch.cancel.is_set():
+            raise Cancelled(f"The inversion was cancelled at step {self.done} of {self.total}.")
+
+    def tick(self, preview: Callable[[], Image]) -> None:
+        """Say that a step is done, with a function that draws what the picture now is."""
+        if self.watch.progress:
+            self._advance_bar()
+        self.done += 1
+        if self.watch.on_step is not None:
+            self.watch.on_step(self.done - 1, self.total, preview)
+
+    def part(self) -> Watch:
+        """Return a watch for one part, whose steps count on from here."""
+        return Watch(lambda step, total, preview: self.tick(preview), self.watch.cancel)
+
+    def _advance_bar(self) -> None:
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=self.total, desc="inverting")
+        self._bar.update()
+        if self._bar.n >= self.total:
+            self._bar.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Hold what is the same at every step of one inversion.
+
+    Attributes:
+        model: The denoiser.
+        schedule: The DDIM table.
+        positive: The source prompt, one row.
+        negative: The negative prompt, one row.
+        guidance_scale: Guidance of the reconstruction and of later edits.
+        report: Counts and tells the steps.
+    """
+
+    model: Denoiser
+    schedule: Ddim
+    positive: Conditioning
+    negative: Conditioning
+    guidance_scale: float
+    report: Report = field(default_factory=Report)
+
+    @staticmethod
+    def of(
+        model: Denoiser,
+        text: str | Prompt,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative: str = "",
+        size: tuple[int, int] | None = None,
+        report: Report | None = None,
+    ) -> Job:
+        """Gather a job; what is not named is the model's default.
+
+        Raises:
+            ValueError: If the prompt or the number of steps does not fit the model.
+        """
+        usual = model.defaults
+        size = (usual.height, usual.width) if size is None else size
+        prompt = model.prompt(text) if isinstance(text, str) else text
+        schedule = make_schedule(
+            model.scheduler_config, "ddim", usual.steps if steps is None else steps
+        )
+        assert isinstance(schedule, Ddim)
+        return Job(
+            model,
+            schedule,
+            model.encode_prompt(prompt, size),
+            model.encode_negative(negative, size),
+            usual.guidance_scale if guidance_scale is None else guidance_scale,
+            report or Report(),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Tell the number of steps T."""
+        return self.schedule.steps
+
+    def texts(self, guidance_scale: float) -> Texts:
+        """Return the texts of one row at a guidance scale."""
+        return Texts(self.positive, self.negative, guidance_scale)
+
+    def predict(self, latents: Tensor, step: int, guidance_scale: float = 1.0) -> Tensor:
+        """Predict the noise (or velocity) of latents (1, C, h, w) at a step."""
+        return predict(self.model, self.schedule, latents, self.texts(guidance_scale), step)
+
+    def preview(self, latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor) -> Image:
+        """Draw ẑ_0: what the denoiser takes the picture to be in latents of level ᾱ."""
+        from PIL import Image
+
+        with torch.no_grad():
+            clean, _ = predict_clean(latents, noise_pred, alpha_bar, self.schedule.prediction)
+            pixels = self.model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
+        return Image.fromarray((pixels * 255).round().astype("uint8"))
