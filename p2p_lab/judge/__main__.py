@@ -1,0 +1,72 @@
+"""`python -m p2p_lab.judge --minutes 12 --out runs/judge --save p2p_lab/weights/judge-v1`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from p2p_lab.judge.labels import Labels
+from p2p_lab.judge.measure import TEST_SEEDS, TUNING_SEEDS, best_threshold, collect, measure
+from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.reading import save_judge
+from p2p_lab.judge.train import JudgeConfig, train
+from p2p_lab.scenes import WORLDS
+
+
+def main() -> None:
+    """Train a judge, measure it and save it; run the same line again to go on after a stop."""
+    parser = argparse.ArgumentParser("p2p_lab.judge", description=main.__doc__)
+    parser.add_argument("--world", choices=sorted(WORLDS), default="small")
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument(
+        "--pictures", type=int, default=0, help="train on so many, not by the clock"
+    )
+    parser.add_argument("--test", type=int, default=4096, help="pictures to measure on")
+    parser.add_argument("--out", type=Path, default=Path("runs/judge"), help="checkpoint and log")
+    parser.add_argument("--save", type=Path, help="folder of the finished judge")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    target = options.save or options.out / "judge"
+    if target.exists():
+        parser.error(f"{target} exists; choose another --save folder.")
+    torch.set_num_threads(1)
+    config = JudgeConfig(options.world, options.minutes, options.pictures, seed=options.seed)
+    net = train(config, options.out)
+    labels = Labels.of_world(WORLDS[config.world])
+    threshold, scores = grade(net, config, labels, options.test)
+    log = (options.out / "log.jsonl").read_bytes()
+    facts = {
+        "threshold": threshold,
+        "metrics": scores,
+        "config": asdict(config),
+        "pictures": json.loads(log.splitlines()[-1])["pictures"],
+        "command": " ".join(sys.argv[1:]),
+        "log": hashlib.sha256(log).hexdigest(),
+        "licence": "Apache-2.0; trained on scenes of p2p_lab.scenes (art: Fluent Emoji, MIT)",
+    }
+    save_judge(net, labels, target, facts)
+    print(json.dumps({"threshold": threshold, **scores}, indent=1))
+    print(f"Saved {target}")
+
+
+def grade(
+    net: JudgeNet, config: JudgeConfig, labels: Labels, count: int
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Return the threshold, chosen on other pictures, and the scores, clean and spoiled."""
+    tuning = collect(net, config, labels, TUNING_SEEDS, count // 2, spoiled=True)
+    threshold = best_threshold(*tuning)
+    scores = {}
+    for name, spoiled in (("renders", False), ("spoiled renders", True)):
+        answers, truth = collect(net, config, labels, TEST_SEEDS, count, spoiled=spoiled)
+        scores[name] = measure(answers, truth, labels, threshold)
+    return threshold, scores
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Open the judge and let it read pictures: `load_judge().read(picture)`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from p2p_lab.judge.labels import Labels
+from p2p_lab.judge.network import PICTURE_SIZE, Answers, JudgeNet
+from p2p_lab.judge.suggest import suggest_caption
+from p2p_lab.judge.verdict import Finding, Verdict, Wanted, compare
+from p2p_lab.scenes import Scene
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+QUESTIONS = ("place", "time", "weather", "style")
+
+
+class JudgeError(ValueError):
+    """The judge's weights are missing, changed, or of another kind."""
+
+
+class Judge:
+    """Read pictures of the scene world and score edits. It never trains a generator.
+
+    Attributes:
+        labels: the names it can answer with.
+        threshold: probability from which on an object counts as present.
+        card: its data, metrics and checksums.
+    """
+
+    def __init__(self, net: JudgeNet, labels: Labels, threshold: float, card: dict[str, Any]):
+        self.net = net.eval().requires_grad_(False)
+        self.labels, self.threshold, self.card = labels, threshold, card
+
+    def read(self, image: Any) -> Verdict:
+        """Say what is in one picture.
+
+        Args:
+            image: a tensor (3, H, W) in [0, 1], an array (H, W, 3), a PIL picture, or anything
+                with such `pixels` (a `Run`). Square pictures are read best.
+        """
+        return self.read_all([image])[0]
+
+    @torch.no_grad()
+    def read_all(self, images: Sequence[Any] | Tensor, batch: int = 64) -> list[Verdict]:
+        """Say what is in each of several pictures; a tensor is (B, 3, H, W)."""
+        tensors = [to_tensor(image) for image in images]
+        verdicts: list[Verdict] = []
+        for first in range(0, len(tensors), batch):
+            part = tensors[first : first + batch]
+            answers = self.net(torch.stack([_resize(image) for image in part]))
+            verdicts += [
+                self._verdict(answers, i, tuple(image.shape[1:])) for i, image in enumerate(part)
+            ]
+        return verdicts
+
+    def holds(
+        self, image: Any, wanted: str | Scene | Wanted, *, absent: Sequence[str] = ()
+    ) -> Finding:
+        """Tell whether a picture holds what was wanted: "a dog, no cat, everything else as before".
+
+        Args:
+            image: as for `read`, or a `Verdict` that it gave.
+            wanted: a caption, a scene, or the requirements one by one.
+            absent: objects that must not be there, besides those that `wanted` names.
+
+        Raises:
+            ValueError: when the caption cannot be read or names what the judge never learned.
+        """
+        if isinstance(wanted, str):
+            wanted = Wanted.from_caption(wanted)
+        elif isinstance(wanted, Scene):
+            wanted = Wanted.from_scene(wanted)
+        wanted = Wanted(**{**vars(wanted), "absent": (*wanted.absent, *absent)})
+        wanted.check_known(self.labels)
+        return compare(image if isinstance(image, Verdict) else self.read(image), wanted)
+
+    def suggest(self, image: Any) -> str:
+        """Suggest a prompt for a picture, in the words of the scene world."""
+        return suggest_caption(image if isinstance(image, Verdict) else self.read(image))
+
+    def _verdict(self, answers: Answers, i: int, size: tuple[int, ...]) -> Verdict:
+        masks = F.interpolate(
+            answers.masks[i].softmax(0)[None, 1:], size=size, mode="bilinear", align_corners=False
+        )[0]  # (O, H, W)
+        labels = self.labels
+        scene = {
+            question: _named(getattr(labels, f"{question}s"), getattr(answers, question)[i])
+            for question in QUESTIONS
+        }
+        clear = max(scene["weather"], key=scene["weather"].__getitem__) == "clear"
+        return Verdict(
+            dict(zip(labels.objects, answers.present[i].sigmoid().tolist(), strict=True)),
+            self.threshold,
+            {
+                name: _named(labels.attributes, answers.attribute[i, k])
+                for k, name in enumerate(labels.objects)
+            },
+            dict(zip(labels.objects, masks, strict=True)),
+            scene,
+            0.0 if clear else float(answers.degree[i].sigmoid()),
+        )
+
+
+def _named(names: Sequence[str], scores: Tensor) -> dict[str, float]:
+    return dict(zip(names, scores.softmax(-1).tolist(), strict=True))
+
+
+def _resize(image: Tensor) -> Tensor:
+    """Return a picture at the network's size: (3, 64, 64)."""
+    if image.shape[1:] == (PICTURE_SIZE, PICTURE_SIZE):
+        return image
+    size = (PICTURE_SIZE, PICTURE_SIZE)
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def to_tensor(image: Any) -> Tensor:
+    """Return a picture of any make as (3, H, W) in [0, 1], float32.
+
+    Raises:
+        ValueError: when it is not one RGB picture with values in [0, 1].
+    """
+    image = getattr(image, "pixels", image)
+    if not isinstance(image, Tensor):
+        array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        scale = 255 if np.issubdtype(array.dtype, np.integer) else 1
+        image = torch.from_numpy(array.astype(np.float32) / scale)
+        image = image.permute(2, 0, 1) if image.ndim == 3 else image  # (3, H, W)
+    image = torch.as_tensor(image).detach().float().cpu()
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"A picture must be (3, H, W), or (H, W, 3) as an array; got {tuple(image.shape)}. "
+            "Pass the pictures of a batch to read_all."
+        )
+    if not (image.min() >= -0.01 and image.max() <= 1.01):
+        raise ValueError(
+            f"A picture's values must lie in [0, 1]; got {image.min():.2f} to {image.max():.2f}. "
+            "Decode the latents and rescale from [-1, 1] first."
+        )
+    return torch.clamp(image, 0, 1)
+
+
+def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any]) -> None:
+    """Write a judge in half precision with its card; `facts` must hold "threshold".
+
+    Raises:
+        FileExistsError: when the folder is there: a published version never changes.
+    """
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} exists and a published version never changes; choose the next number."
+        )
+    draft = folder.with_name(folder.name + ".draft")
+    draft.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (t.half() if t.is_floating_point() else t).contiguous()
+        for name, t in net.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    save_file(tensors, draft / "judge.safetensors")
+    files = {"judge.safetensors": _sha256(draft / "judge.safetensors")}
+    card = {"name": folder.name, "labels": labels.to_dict(), **facts, "files": files}
+    (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, folder)
+
+
+def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
+    """Open the bundled judge, or one from a folder that its trainer wrote.
+
+    Raises:
+        JudgeError: when it is not there, or its weights are not those of its card.
+    """
+    path = _newest() if folder is None else Path(folder)
+    if not (path / "card.json").is_file():
+        raise JudgeError(
+            f"There is no judge in {path}: card.json is missing. Install the package again, or "
+            "train one with `python -m p2p_lab.judge`."
+        )
+    card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+    for relative, digest in card["files"].items():
+        if not (path / relative).is_file() or _sha256(path / relative) != digest:
+            raise JudgeError(
+                f"{path / relative} is missing or is not the file that its card describes "
+                "(SHA-256 differs). Install the package again."
+            )
+    labels = Labels.from_dict(card["labels"])
+    net = JudgeNet(labels)
+    tensors = {name: t.float() for name, t in load_file(path / "judge.safetensors").items()}
+    missing, unexpected = net.load_state_dict(tensors, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise JudgeError(
+            f"The weights in {path} are of another network than this version's judge. "
+            "Install the package again."
+        )
+    return Judge(net, labels, float(card["threshold"]), card)
+
+
+def _newest() -> Path:
+    found = [p for p in WEIGHTS.glob("judge-v*") if p.name.removeprefix("judge-v").isdigit()]
+    return max(found, key=lambda p: int(p.name.removeprefix("judge-v")), default=WEIGHTS / "judge")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,101 @@
+"""A prompt for a picture: turn what the judge sees into a scene, and the scene into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from p2p_lab.judge.labels import NATURAL
+from p2p_lab.judge.verdict import Verdict
+from p2p_lab.scenes import Scene, Thing, caption
+from p2p_lab.scenes.vocabulary import ANIMALS, FRUITS, RIDES
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An object, its place and its extent, in fractions of the side."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    area: float
+
+
+def suggest_caption(verdict: Verdict) -> str:
+    """Describe what was seen in the plainest words of the scene world.
+
+    Objects that touch vertically are one riding the other where the world has such a pair.
+
+    Raises:
+        ValueError: when no known object is seen.
+    """
+    seen = [_locate(name, verdict.masks[name]) for name in verdict.objects]
+    if not seen:
+        best = max(verdict.probabilities, key=lambda name: verdict.probabilities[name])
+        raise ValueError(
+            "The judge sees no object it knows in this picture (nearest: "
+            f"{best}, probability {verdict.probabilities[best]:.2f}); write a prompt yourself."
+        )
+    relation, roles = _arrange(seen)
+    things = tuple(_thing(verdict, one, role, relation) for one, role in roles)
+    scene = Scene(
+        things,
+        relation,
+        verdict.place,
+        verdict.time,
+        verdict.weather,
+        verdict.degree,
+        verdict.style,
+    )
+    return caption(scene).text
+
+
+def _locate(name: str, mask: Tensor) -> _Seen:
+    """Measure a mask (H, W): its centre, its width and its area."""
+    h, w = mask.shape
+    total = float(mask.sum()) + 1e-6
+    x = float((mask.sum(0) * (torch.arange(w) + 0.5) / w).sum()) / total
+    y = float((mask.sum(1) * (torch.arange(h) + 0.5) / h).sum()) / total
+    width = float((mask.amax(0) > 0.5).float().mean())
+    return _Seen(name, x, y, max(width, 0.05), total / (h * w))
+
+
+def _arrange(seen: list[_Seen]) -> tuple[str, list[tuple[_Seen, str]]]:
+    """Return the relation and the role of each object that the caption will name."""
+    by_name = {one.name: one for one in seen}
+    for holder, relation in (("basket", "basket"), ("cake", "cake")):
+        fruit = next((by_name[name] for name in FRUITS if name in by_name), None)
+        if holder in by_name and fruit and _above(fruit, by_name[holder]):
+            return relation, [(by_name[holder], "subject"), (fruit, "content")]
+    crown = by_name.get("crown")
+    wearer = crown and next(
+        (one for one in seen if one.name in ANIMALS and _above(crown, one)), None
+    )
+    rest = sorted((one for one in seen if not (wearer and one is crown)), key=lambda one: -one.area)
+    roles = [(rest[0], "subject")]
+    relation = "one"
+    if len(rest) > 1:
+        upper, lower = sorted(rest[:2], key=lambda one: one.y)
+        rides = upper.name in ANIMALS and lower.name in RIDES and _above(upper, lower)
+        relation = "riding" if rides else "next to"
+        first, second = (upper, lower) if rides else sorted(rest[:2], key=lambda one: one.x)
+        if wearer is second and not rides:
+            first, second = second, first
+        roles = [(first, "subject"), (second, "second")]
+    if wearer and crown and roles[0][0] is wearer:
+        roles.append((crown, "worn"))
+    return relation, roles
+
+
+def _above(upper: _Seen, lower: _Seen) -> bool:
+    """Tell whether one thing stands over the other, closer across than their half widths."""
+    return upper.y < lower.y and abs(upper.x - lower.x) < 0.5 * max(upper.width, lower.width)
+
+
+def _thing(verdict: Verdict, one: _Seen, role: str, relation: str) -> Thing:
+    word = verdict.attribute(one.name)
+    plain = word == NATURAL or role in ("worn", "content") or relation in ("basket", "cake")
+    return Thing(one.name, one.x, one.y, one.width, "" if plain else word, role=role)

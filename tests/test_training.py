@@ -1,0 +1,359 @@
+"""Laws of training: it goes on where it stopped, spoils nothing, and ends in a plain pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from p2p_lab.models.loading import verify
+from p2p_lab.training import TrainConfig, build, loop, save, train
+from p2p_lab.training.checkpoint import (
+    ResumeError,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from p2p_lab.training.config import SIZES
+from p2p_lab.training.data import TEST_SEEDS, Words, draw_batch, draw_images
+from p2p_lab.training.loop import fold_normalisation
+from p2p_lab.training.optim import is_matrix, orthogonalise
+from p2p_lab.training.patches import components, install_patch_encoder
+from p2p_lab.training.stage import rate_factor, run_stage
+from p2p_lab.training.supervision import supervision_loss
+
+build_module = importlib.import_module("p2p_lab.training.build")  # `build` is a function too
+
+TINY = dataclasses.replace(
+    TrainConfig(),
+    picture_size=32,
+    encoder="learned",
+    vae_channels=(8, 16, 16),
+    latent_channels=4,
+    unet_channels=(16, 32),
+    text_width=32,
+    text_layers=1,
+    vocabulary=560,
+    batch=4,
+    pictures=24,
+)
+PATCHES = dataclasses.replace(TINY, encoder="patches", vae_channels=(16, 48, 64))
+SMOKE = dataclasses.replace(TINY, pictures=400)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    return _original_tokenizer(TINY)
+
+
+_original_tokenizer = build_module.build_tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """One tokenizer from fewer captions, fewer pictures to measure the latents, no grids."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(build_module, "TOKENIZER_CAPTIONS", 1500)
+    patch.setattr(build_module, "build_tokenizer", lambda config: _tokenizer())
+    patch.setattr(loop, "fold_normalisation", functools.partial(fold_normalisation, pictures=64))
+    patch.setattr(loop, "sample_grid", lambda *_: None)
+    patch.setattr(loop, "autoencoder_grid", lambda *_: None)
+    torch.set_num_threads(1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A short run to its end: the parts and the folder of its logs."""
+    out = tmp_path_factory.mktemp("smoke")
+    return train(SMOKE, out, device="cpu"), out
+
+
+@pytest.fixture(scope="module")
+def exported(smoke: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run's pipeline on disk."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny-v1"
+    save(smoke[0], SMOKE, folder, {"command": "--test"})
+    return folder
+
+
+def state_of(parts: Any) -> dict[str, torch.Tensor]:
+    modules = {"vae": parts.vae, "unet": parts.unet, "text": parts.text_encoder}
+    return {f"{m}.{n}": t for m, module in modules.items() for n, t in module.state_dict().items()}
+
+
+# -- going on after a stop ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "stop"), [(TINY, 3), (PATCHES, 9)], ids=["first", "second"])
+def test_a_run_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for_bit(
+    config: TrainConfig, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = state_of(train(config, tmp_path / "whole", device="cpu"))
+    monkeypatch.setitem(run_stage.__kwdefaults__, "checkpoint_seconds", 0.0)
+    draws = {"left": stop}
+    draw = loop.Draws.__getitem__
+
+    def interrupted(self: Any, index: int) -> Any:
+        draws["left"] -= 1
+        if draws["left"] < 0:
+            raise KeyboardInterrupt
+        return draw(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Draws, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "parts", device="cpu")
+    resumed = state_of(train(config, tmp_path / "parts", device="cpu"))
+    assert resumed.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_a_run_does_not_go_on_with_another_configuration(tmp_path: Path) -> None:
+    save_checkpoint(
+        tmp_path / "autoencoder", {"x": torch.zeros(1)}, {"step": 5, "digest": TINY.digest()}
+    )
+    other = dataclasses.replace(TINY, learning_rate=5e-4)
+    with pytest.raises(ResumeError, match=r"resume with the same options or choose another --out"):
+        train(other, tmp_path, device="cpu")
+    longer = dataclasses.replace(TINY, hours=9.0, pictures=7)
+    assert longer.digest() == TINY.digest() != other.digest()
+
+
+def test_a_run_that_is_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    for delay in (0.0, 0.003, 0.01):
+        folder = tmp_path / str(delay)
+        save_checkpoint(folder, {"x": torch.full((200_000,), 0.0)}, {"step": 0, "digest": "d"})
+        child = os.fork()
+        if child == 0:  # write checkpoints without end, until killed
+            step = 0
+            while True:
+                step += 1
+                tensors = {"x": torch.full((200_000,), float(step))}
+                save_checkpoint(folder, tensors, {"step": step, "digest": "d"})
+        while len(checkpoints(folder)) < 2:
+            time.sleep(0.002)
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = load_checkpoint(folder, "d")
+        assert found is not None
+        tensors, state = found
+        assert state["step"] > 0 and bool((tensors["x"] == float(state["step"])).all())
+        save_checkpoint(folder, tensors, {**state, "step": state["step"] + 1})  # and it goes on
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint_whole(
+    tmp_path: Path,
+) -> None:
+    kept = save_checkpoint(tmp_path, {"x": torch.ones(10)}, {"step": 1, "digest": "d"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # no file may grow beyond that
+    try:
+        with pytest.raises(OSError, match=r"Could not write the checkpoint .*step-2 .*step-1\. Fr"):
+            save_checkpoint(tmp_path, {"x": torch.ones(500_000)}, {"step": 2, "digest": "d"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [kept]
+    found = load_checkpoint(tmp_path, "d")
+    assert found is not None and torch.equal(found[0]["x"], torch.ones(10))
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (9, 10, 11, 100):
+        save_checkpoint(tmp_path, {"x": torch.zeros(1)}, {"step": step, "digest": "d"})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-11", "step-100"]
+
+
+# -- what it learns -------------------------------------------------------------------------
+
+
+def test_both_losses_of_a_short_run_fall(smoke: tuple[Any, Path]) -> None:
+    for stage, factor in (("autoencoder", 0.8), ("denoiser", 0.95)):
+        lines = (smoke[1] / stage / "log.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        assert len(losses) >= 2 and losses[-1] < factor * losses[0], (stage, losses)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
+    assert rate_factor(0.0, 0, 0.45) < 0.01
+    assert rate_factor(0.3, 10**5, 0.45) == 1
+    tail = [rate_factor(f, 10**5, 0.45) for f in (0.5, 0.7, 0.9, 1.0)]
+    assert tail == sorted(tail, reverse=True) and tail[-1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 96), (96, 8)])
+def test_muon_turns_a_matrix_to_one_with_singular_values_near_one_and_the_same_axes(
+    shape: tuple[int, int],
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ orthogonalise(matrix) @ vt.T  # (k, k), diagonal if the axes are kept
+    assert torch.allclose(inner, torch.diag(inner.diagonal()), atol=1e-8)
+    assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
+    assert torch.allclose(orthogonalise(5 * matrix), orthogonalise(matrix), atol=1e-5)
+
+
+def test_muon_takes_inner_matrices_and_leaves_ends_embeddings_and_vectors() -> None:
+    parts = build(TINY)
+    taken = {n for n, p in parts.unet.named_parameters() if is_matrix(n, p)}
+    assert "mid_block.resnets.0.conv1.weight" in taken
+    assert not {n for n in taken if n.startswith(("conv_in", "conv_out"))}
+    embedding = "text_model.embeddings.token_embedding.weight"
+    assert not is_matrix(embedding, torch.zeros(3, 3)) and not is_matrix("x", torch.zeros(3))
+
+
+def test_folding_gives_latents_mean_zero_and_deviation_one_and_changes_no_picture() -> None:
+    vae = build(TINY).vae
+    images = draw_images(TINY, TEST_SEEDS, 64)
+    with torch.no_grad():
+        vae.quant_conv.bias[:4] += torch.tensor([3.0, -1.0, 0.5, 2.0])
+        vae.quant_conv.weight[:4] *= 7
+        before = vae.decode(vae.encode(images).latent_dist.mean).sample
+        spread = vae.encode(images).latent_dist.std / vae.encode(images).latent_dist.mean.std(
+            (0, 2, 3), keepdim=True
+        )
+        fold_normalisation(vae, TINY, 64)
+        posterior = vae.encode(images).latent_dist
+        after = vae.decode(posterior.mean).sample
+    assert posterior.mean.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (posterior.mean.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(posterior.std, spread, rtol=1e-3)
+
+
+def test_the_fixed_encoder_gives_the_scaled_principal_components_of_patches() -> None:
+    vae = build(PATCHES).vae
+    install_patch_encoder(vae, PATCHES)
+    seen = draw_images(PATCHES, TEST_SEEDS, 512)
+    mean, basis = components(seen, PATCHES.scale, PATCHES.latent_channels)
+    pixels = draw_images(PATCHES, TEST_SEEDS + 5000, 16)
+    rows = torch.nn.functional.unfold(pixels, 4, stride=4).transpose(1, 2)  # (B, N, P)
+    wanted = ((rows - mean) @ basis).transpose(1, 2)
+    with torch.no_grad():
+        found = vae.encode(pixels).latent_dist.mean.flatten(2)
+    assert (found - wanted).std() < 0.05 * wanted.std()
+    correlations = torch.corrcoef(found.transpose(0, 1).flatten(1))
+    assert correlations.fill_diagonal_(0).abs().max() < 0.2
+    with pytest.raises(ValueError, match="needs three levels of at least 12, 48 and 64"):
+        install_patch_encoder(build(TINY).vae, TINY)
+
+
+def test_supervised_tokens_are_the_words_and_their_masks_are_at_the_latents_size() -> None:
+    tokenizer = _tokenizer()
+    batch = draw_batch(TINY, tokenizer, 0, 12)
+    words = batch.words
+    assert batch.images.shape == (12, 3, 32, 32) and batch.images.abs().max() <= 1
+    assert torch.allclose(words.tokens.sum(1), torch.ones(len(words.tokens)))
+    assert words.masks.shape[1:] == (8, 8) and 0 <= words.masks.min() <= words.masks.max() <= 1
+    empty = (batch.ids == tokenizer.pad_token_id).sum(1) >= TINY.length - 2
+    assert not (set(words.picture.tolist()) & set(empty.nonzero().flatten().tolist()))
+    for b, row in zip(words.picture, words.tokens, strict=True):
+        word = tokenizer.decode(batch.ids[b][row > 0]).strip()
+        assert f" {word}" in f" {tokenizer.decode(batch.ids[b], skip_special_tokens=True)}"
+
+
+def test_training_never_draws_a_test_scene() -> None:
+    fastest = 5_000  # pictures a second, far above any machine's
+    assert all(size.hours * 3600 * fastest < TEST_SEEDS for size in SIZES.values())
+
+
+def test_the_attention_loss_is_zero_for_a_map_flat_on_its_mask_whatever_its_strength() -> None:
+    mask = torch.zeros(1, 8, 8)
+    mask[:, 2:6, 3:7] = 1
+    words = Words(torch.tensor([0]), torch.eye(4)[1:2], mask)
+    probs = torch.zeros(1, 64, 4)
+    for strength in (0.9, 0.01):
+        probs[0, :, 1] = strength * mask.flatten()
+        assert supervision_loss([probs], words, torch.ones(1)) == pytest.approx(0, abs=1e-5)
+    probs[0, :, 1] = 1 - mask.flatten()
+    assert supervision_loss([probs], words, torch.ones(1)) == pytest.approx(1)
+    nothing = Words(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0, 8, 8))
+    assert supervision_loss([probs], nothing, torch.ones(1)) == 0
+
+
+# -- what it builds and saves ---------------------------------------------------------------
+
+
+def test_the_same_seed_builds_the_same_parts_and_leaves_the_global_random_numbers_alone() -> None:
+    state = torch.get_rng_state()
+    one, two = state_of(build(TINY)), state_of(build(TINY))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = state_of(build(dataclasses.replace(TINY, seed=1)))
+    assert not torch.equal(one["unet.conv_in.weight"], other["unet.conv_in.weight"])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_vocabulary_that_cannot_hold_the_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"512 bytes and 2 marks; got 300 .* at least 560"):
+        _original_tokenizer(dataclasses.replace(TINY, vocabulary=300))
+
+
+def test_the_tokenizer_survives_saving_and_marks_both_ends(exported: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    saved, made = CLIPTokenizer.from_pretrained(exported / "tokenizer"), _tokenizer()
+    for text in ("a cat riding a bicycle", "zebra", "a très golden ñandú", ""):
+        ids = made(text).input_ids
+        assert saved(text).input_ids == ids
+        assert ids[0] == made.bos_token_id and ids[-1] == made.eos_token_id
+
+
+def test_a_published_folder_is_never_overwritten(smoke: tuple[Any, Path], exported: Path) -> None:
+    before = (exported / "card.json").read_bytes()
+    with pytest.raises(FileExistsError, match="never changes; choose the next number"):
+        save(smoke[0], SMOKE, exported, {})
+    assert (exported / "card.json").read_bytes() == before
+
+
+def test_the_card_of_a_pipeline_lists_every_file_and_its_vocabulary_the_world(
+    exported: Path,
+) -> None:
+    verify(exported)
+    listed = set(json.loads((exported / "card.json").read_text())["files"])
+    there = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
+    assert listed == there - {"card.json"}
+    words = json.loads((exported / "vocabulary.json").read_text())["words"]
+    assert {"cat", "kitten", "riding", "golden", "snowy"} <= set(words) and "lion" not in words
+
+
+def test_plain_diffusers_loads_the_folder_and_draws_the_same_picture_as_generate(
+    exported: Path,
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    import p2p_lab
+
+    model = p2p_lab.load(exported, "cpu")
+    run = p2p_lab.generate(model, "a cat in a field", seed=3, steps=4, guidance_scale=3.0)
+    pipeline = StableDiffusionPipeline.from_pretrained(exported, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        "a cat in a field",
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        height=SMOKE.picture_size,
+        width=SMOKE.picture_size,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pt",
+    ).images[0]
+    assert torch.allclose(run.pixels, image, atol=1e-4)
+    assert run.pixels.std() > 0.01
+
+
+def test_both_published_sizes_can_be_built_and_have_the_resolutions_that_edits_need() -> None:
+    for size in SIZES.values():
+        side = size.picture_size // size.scale
+        assert side == 16 and len(size.unet_channels) == 2
