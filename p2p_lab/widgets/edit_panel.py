@@ -1,0 +1,444 @@
+"""The edit panel: prompts, windows, faders and a local edit, with both pictures beside each other.
+
+The controls fill in a `Recipe`; `generate` and `edit` do the rest. An edit starts from the cached
+source, and from the step where it parts from the edit before it, so faders answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from p2p_lab.edits import Edit, default_edits
+from p2p_lab.figures import LabFigure, show_pictures
+from p2p_lab.metrics import psnr
+from p2p_lab.models import Denoiser, load
+from p2p_lab.sampling import Run
+from p2p_lab.widgets import style
+from p2p_lab.widgets.browser import code_box
+from p2p_lab.widgets.export import Frame, save_gif, save_strip
+from p2p_lab.widgets.panel import Panel
+from p2p_lab.widgets.recipe import Recipe, recipe_of
+from p2p_lab.widgets.worker import Ticket
+
+MOST_FRAMES = 12
+
+
+class EditPanel(Panel):
+    """Edit a picture by its prompt, and see the edit beside its source.
+
+    Args:
+        model: A denoiser; None takes the source's, or the best bundled one.
+        source: The source's prompt, or a run: generated, inverted or itself an edit.
+        target: The edit's prompt; None starts with the source's.
+        seed: Of the source's noise, if `source` is a prompt.
+        edits: What the controls start with: at most one `Replace` or `Refine`, any `Reweight`,
+            a `LocalBlend`.
+        steps: Number of denoising steps; None takes the model's.
+        guidance_scale: Strength of guidance; None takes the model's.
+        threaded: Whether to work beside the kernel; None: where there is a kernel. The first
+            picture is always made at once.
+
+    Attributes:
+        run: the source.
+        edited: the newest finished edit.
+        recipe: what the controls are set to.
+        fields: the controls by name: source, seed, target, method, cross, self_attention, blend,
+            blend_source, blend_target, threshold.
+        faders: the words' faders, by word (a second occurrence is "word (2)").
+
+    Raises:
+        ValueError: the first edit cannot be made; later ones say why in the status line.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser | None = None,
+        source: str | Run = "a cat on a beach",
+        target: str | None = None,
+        *,
+        seed: int = 0,
+        edits: Sequence[Edit] = (),
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        threaded: bool | None = None,
+    ) -> None:
+        given = source if isinstance(source, Run) else None
+        owner = model or (given.model if given is not None else None)
+        self.model: Denoiser = owner or load()
+        text = source.prompt.text if isinstance(source, Run) else source
+        start = Recipe(text, text if target is None else target, model=self.model.name)
+        if isinstance(source, Run):
+            start = _settings_of(source, start)
+        else:
+            start = start.with_(seed=seed, steps=steps, guidance_scale=guidance_scale)
+        self._begin(start, given, edits, threaded)
+
+    @classmethod
+    def from_recipe(
+        cls,
+        recipe: Recipe | str | Path,
+        model: Denoiser | None = None,
+        *,
+        threaded: bool | None = None,
+    ) -> EditPanel:
+        """Open a panel with a saved recipe: a `Recipe`, its JSON text or its file.
+
+        Raises:
+            ValueError: it is no recipe, or needs the run of a photograph.
+        """
+        if not isinstance(recipe, Recipe):
+            text = str(recipe)
+            recipe = Recipe.from_json(text if "{" in text else Path(text).read_text("utf-8"))
+        if recipe.seed is None:
+            raise ValueError(
+                "This recipe edits a measured picture, which it does not hold. Invert the picture "
+                "again and use recipe.apply(run)."
+            )
+        panel = cls.__new__(cls)
+        panel.model = model or load(recipe.model or None)
+        panel._begin(recipe, None, (), threaded)
+        return panel
+
+    def _begin(
+        self, start: Recipe, given: Run | None, edits: Sequence[Edit], threaded: bool | None
+    ) -> None:
+        """Make the first pictures, then the controls."""
+        super().__init__(threaded=threaded)
+        self.run: Run = start.generate(self.model) if given is None else given
+        if edits:
+            start = recipe_of(self.run, start.target, edits, base=start)
+        self.edited: Run = start.apply(self.run)
+        self._start, self._given, self._quiet = start, given, False
+        self.frames: list[Frame] = []
+        self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
+        self._controls(start)
+        self._lay_out()
+        self._finished()
+
+    # Controls
+
+    def _controls(self, start: Recipe) -> None:
+        blend = start.blend or ("", "")
+        self.fields: dict[str, Any] = {
+            "source": style.text("Source", start.source),
+            "seed": widgets.BoundedIntText(
+                value=start.seed or 0,
+                min=0,
+                max=2**31 - 1,
+                description="Seed",
+                continuous_update=False,
+                style={"description_width": "3em"},
+                layout=widgets.Layout(width="9.5em"),
+            ),
+            "target": style.text("Edit", start.target),
+            "method": widgets.Dropdown(
+                options=[("choose for me", "auto"), ("Replace words", "Replace"),
+                         ("Refine", "Refine")],
+                value=start.method,
+                description="Align",
+                style={"description_width": "3em"},
+                layout=widgets.Layout(width="13em"),
+            ),
+            "cross": style.slider("τ cross", start.cross, 0, 1),
+            "self_attention": style.slider("τ self", start.self_attention, 0, 1),
+            "blend": widgets.Checkbox(
+                value=start.blend is not None,
+                description="only where these words look",
+                indent=False,
+                layout=widgets.Layout(width="auto"),
+            ),
+            "blend_source": _word_field("source", blend[0]),
+            "blend_target": _word_field("edit", blend[1]),
+            "threshold": style.slider("threshold", start.threshold, 0, 1),
+        }  # fmt: skip
+        self.faders: dict[str, Any] = {}
+        self._desk = style.row(flex_flow="row nowrap", align_items="stretch")
+        self._desk.add_class("p2p-faders")
+        self._fill_desk(start)
+        fixed = self._given is not None
+        self.fields["source"].disabled = self.fields["seed"].disabled = fixed
+        for name, field in self.fields.items():
+            field.observe(self._changed_target if name == "target" else self._changed, "value")
+
+    def _fill_desk(self, recipe: Recipe) -> None:
+        """Give every word of the target a fader; a word that was there keeps its weight."""
+        weights = {(word.casefold(), n): scale for word, n, scale in recipe.scales}
+        for old in self.faders.values():
+            old.unobserve_all()
+        self.faders = {}
+        for label, word, n in _words(self.model, recipe.target):
+            one = style.fader(label, weights.get((word.casefold(), n), 1.0))
+            one.observe(self._changed, "value")
+            self.faders[label] = one
+        self._desk.children = tuple(self.faders.values())
+
+    def _lay_out(self) -> None:
+        fields = self.fields
+        next_seed = style.button("Next", "Draw the source from the next seed", icon="refresh")
+        next_seed.disabled = self._given is not None
+        next_seed.on_click(lambda _: self._next_seed())
+        reset = style.button("Reset", "Set every control back to where it began", icon="undo")
+        reset.on_click(lambda _: self.set(self._start))
+        self._code = code_box()
+        self.copy_button = style.button("Copy as code", "Show and copy the lines of this edit")
+        self.copy_button.on_click(lambda _: self._show_code())
+        self.recipe_button = style.button("Save recipe", "Write the settings to a JSON file")
+        self.recipe_button.on_click(lambda _: self._save("recipe"))
+        self.strip_button = style.button("PNG strip", "Write source and edits side by side")
+        self.strip_button.on_click(lambda _: self._save("strip"))
+        self.gif_button = style.button("GIF", "Write source and edits one after another")
+        self.gif_button.on_click(lambda _: self._save("gif"))
+        controls = style.column(
+            style.head("Source attention until"),
+            fields["cross"],
+            fields["self_attention"],
+            style.head("Local edit"),
+            fields["blend"],
+            fields["blend_source"],
+            fields["blend_target"],
+            fields["threshold"],
+            flex="1 1 16em",
+            width="auto",
+        )
+        self.show(
+            style.row(fields["source"], fields["seed"], next_seed),
+            style.row(fields["target"], fields["method"]),
+            style.row(*self._pictures, controls, align_items="flex-start"),
+            style.head("Faders", "how loud each word is: 1 as it was, 0 off, below 0 away from it"),
+            self._desk,
+            self.footer(
+                reset, self.copy_button, self.recipe_button, self.strip_button, self.gif_button
+            ),
+            self._code,
+        )
+
+    # What the controls say
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what the controls are set to."""
+        value = {name: field.value for name, field in self.fields.items()}
+        blend = (value["blend_source"], value["blend_target"] or value["blend_source"])
+        return self._start.with_(
+            source=value["source"],
+            target=value["target"],
+            seed=self._start.seed if self._given is not None else value["seed"],
+            method=value["method"],
+            cross=round(value["cross"], 4),
+            self_attention=round(value["self_attention"], 4),
+            scales=tuple(
+                (word, n, round(self.faders[label].value, 4))
+                for label, word, n in _words(self.model, value["target"])
+                if label in self.faders and round(self.faders[label].value, 4) != 1
+            ),
+            blend=blend if value["blend"] else None,
+            threshold=round(value["threshold"], 4),
+        )
+
+    def set(self, recipe: Recipe) -> None:
+        """Set the controls to a recipe, and make its picture."""
+        blend = recipe.blend or ("", "")
+        values = {
+            "source": recipe.source,
+            "target": recipe.target,
+            "seed": recipe.seed or 0,
+            "method": recipe.method,
+            "cross": recipe.cross,
+            "self_attention": recipe.self_attention,
+            "blend": recipe.blend is not None,
+            "blend_source": blend[0],
+            "blend_target": blend[1],
+            "threshold": recipe.threshold,
+        }
+        with self._quietly():
+            for name, value in values.items():
+                self.fields[name].value = value
+            self._fill_desk(recipe)
+        self.refresh()
+
+    def code(self) -> str:
+        """Return the Python lines that make the present edit without the panel."""
+        target = self.model.prompt(self.recipe.target)
+        edits = self.recipe.edits(self.run.prompt, target)
+        return self.recipe.to_code(edits, source=self.run)
+
+    # Handlers: each calls one public function
+
+    def _changed(self, change: Any = None) -> None:
+        if not self._quiet:
+            self.refresh()
+
+    def _changed_target(self, change: Any) -> None:
+        if self._quiet:
+            return
+        with self.handling():
+            self._fill_desk(self.recipe)
+        self.refresh()
+
+    def _next_seed(self) -> None:
+        self.fields["seed"].value = self.fields["seed"].value + 1
+
+    def refresh(self) -> None:
+        """Make the picture that the controls ask for; only the newest request is shown."""
+        recipe = self.recipe
+
+        def job(ticket: Ticket) -> None:
+            self._paint(old=True)
+            run = self.run
+            if self._given is None and _source_of(recipe) != _source_of_run(run):
+                on_step = self.report(ticket, "Drawing the source")
+                run = recipe.generate(self.model, on_step=on_step, cancel=ticket)
+            on_step = self.report(ticket, "Editing")
+            edited = recipe.apply(run, on_step=on_step, cancel=ticket)
+            if ticket.newest:
+                self.run, self.edited = run, edited
+                self._finished()
+
+        self.request(job)
+
+    def _show_code(self) -> None:
+        with self.handling():
+            self._code.value = self.code()
+            self._code.layout.display = "flex"
+            self.say("These lines make the same picture.")
+
+    def _save(self, what: str) -> None:
+        with self.handling():
+            if what == "recipe":
+                path = self.recipe.save()
+            else:
+                path = (save_strip if what == "strip" else save_gif)(self.frames)
+            self.say(f"Saved {path}")
+
+    # Painting
+
+    def _finished(self) -> None:
+        self._paint()
+        frame = Frame(self.edited.image, self.edited.prompt.text, _summary(self.recipe))
+        first = Frame(self.run.image, self.run.prompt.text, "source")
+        same = bool(self.frames) and self.frames[0].caption == first.caption
+        kept = self.frames[1:] if same and self.frames[0].image == first.image else []
+        self.frames = [first, *[f for f in kept if f != frame], frame]
+        self.frames = [first, *self.frames[1:][-(MOST_FRAMES - 1) :]]
+        self._code.layout.display = "none"
+        self.say(self._why())
+
+    def _why(self) -> str:
+        """Say which alignment was used and why."""
+        if self.fields["method"].value != "auto":
+            return f"Done with {self.fields['method'].value}."
+        return default_edits(self.run.prompt, self.edited.prompt)[1]
+
+    def after_failure(self) -> None:
+        """Show the last finished pictures at full strength again."""
+        self._paint()
+
+    def _paint(self, *, old: bool = False) -> None:
+        source, edited = self.run, self.edited
+        seed = "a measured picture" if source.seed is None else f"seed {source.seed}"
+        self._pictures[0].value = style.figure_html(
+            source.image,
+            f"Source: {source.prompt.text}",
+            source.prompt.text or "(empty prompt)",
+            f"{seed}, {source.steps} steps",
+            old=old and self._source_changes(),
+        )
+        self._pictures[1].value = style.figure_html(
+            edited.image,
+            f"Edit: {edited.prompt.text}",
+            edited.prompt.text or "(empty prompt)",
+            _numbers(source, edited),
+            old=old,
+        )
+
+    def _source_changes(self) -> bool:
+        return self._given is None and _source_of(self.recipe) != _source_of_run(self.run)
+
+    @contextlib.contextmanager
+    def _quietly(self) -> Any:
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    # Static form
+
+    def figure(self) -> LabFigure:
+        """Return source and edit side by side, as a figure."""
+        titles = [f"source: {self.run.prompt.text}", f"edit: {self.edited.prompt.text}"]
+        figure = show_pictures([self.run, self.edited], titles)
+        figure.alt = f"{figure.alt} {_numbers(self.run, self.edited)}."
+        return figure
+
+    def __repr__(self) -> str:
+        """Return prompts, edits and numbers as text, the same on every run."""
+        prompts = f"{self.run.prompt.text!r} -> {self.edited.prompt.text!r}"
+        seed = "measured" if self.run.seed is None else f"seed {self.run.seed}"
+        return (
+            f"EditPanel: {prompts}, {seed}, {self.run.steps} steps\n"
+            f"  {_summary(self.recipe)}\n"
+            f"  {_numbers(self.run, self.edited)}"
+        )
+
+
+def _settings_of(run: Run, recipe: Recipe) -> Recipe:
+    return recipe.with_(
+        seed=run.seed,
+        steps=run.steps,
+        guidance_scale=run.guidance_scale,
+        negative=run.negative,
+    )
+
+
+def _source_of(recipe: Recipe) -> tuple[str, int | None]:
+    return recipe.source, recipe.seed
+
+
+def _source_of_run(run: Run) -> tuple[str, int | None]:
+    return run.prompt.text, run.seed
+
+
+def _words(model: Denoiser, text: str) -> list[tuple[str, str, int]]:
+    """Return label, word and occurrence of each word that can have a fader."""
+    prompt = model.prompt(text)
+    found: list[tuple[str, str, int]] = []
+    seen: dict[str, int] = {}
+    for word in prompt.words:
+        if not any(character.isalnum() for character in word):
+            continue
+        n = seen.get(word.casefold(), 0)
+        seen[word.casefold()] = n + 1
+        found.append((f"{word} ({n + 1})" if n else word, word, n))
+    return found
+
+
+def _numbers(source: Run, edited: Run) -> str:
+    """Say how far the edit is from its source."""
+    value = psnr(source.array, edited.array)
+    return "equal to the source" if value == float("inf") else f"{value:.1f} dB to the source"
+
+
+def _summary(recipe: Recipe) -> str:
+    """Say in one line what a recipe does."""
+    said = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
+    said += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
+    if recipe.blend is not None:
+        said.append(f"only at {' / '.join(dict.fromkeys(recipe.blend))}")
+    return ", ".join(said)
+
+
+def _word_field(label: str, value: str) -> Any:
+    return widgets.Text(
+        value=value,
+        description=label,
+        placeholder="word, word",
+        continuous_update=False,
+        style={"description_width": "5em"},
+        layout=widgets.Layout(width="100%"),
+    )

@@ -1,0 +1,58 @@
+"""Write what a panel has shown to a picture file: a strip (PNG) or a sequence (GIF)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from p2p_lab.figures import show_pictures, to_png
+from p2p_lab.widgets.recipe import new_file
+
+SIDE = 256  # small pictures are enlarged to this, so that a GIF can be looked at
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Hold one picture that a panel has shown.
+
+    Attributes:
+        image: the picture.
+        caption: its prompt.
+        note: what made it.
+    """
+
+    image: Image.Image
+    caption: str
+    note: str
+
+
+def save_strip(frames: Sequence[Frame], folder: str | Path = ".") -> Path:
+    """Write the pictures side by side to a new PNG file, and return its path."""
+    titles = [f"{frame.caption} · {frame.note}" for frame in frames]
+    strip = show_pictures([frame.image for frame in frames], titles)
+    return new_file(Path(folder) / "edit-strip.png", to_png(strip))
+
+
+def save_gif(frames: Sequence[Frame], folder: str | Path = ".", *, seconds: float = 0.8) -> Path:
+    """Write the pictures one after another to a new GIF file, and return its path."""
+    buffer = io.BytesIO()
+    pictures = [_enlarge(frame.image) for frame in frames]
+    pictures[0].save(
+        buffer,
+        format="gif",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=int(1000 * seconds),
+        loop=0,
+    )
+    return new_file(Path(folder) / "edit.gif", buffer.getvalue())
+
+
+def _enlarge(image: Image.Image) -> Image.Image:
+    factor = max(1, SIDE // max(image.size))
+    size = (image.width * factor, image.height * factor)
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)

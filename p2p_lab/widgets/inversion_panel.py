@@ -1,0 +1,211 @@
+"""The inversion panel: a picture of one's own, the methods, and what each costs and keeps."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+from PIL import Image
+
+from p2p_lab.figures import LabFigure, show_pictures
+from p2p_lab.inversion import METHODS, Method, invert, load_image
+from p2p_lab.metrics import psnr
+from p2p_lab.models import Denoiser, load
+from p2p_lab.sampling import Run
+from p2p_lab.widgets import style
+from p2p_lab.widgets.panel import Panel
+from p2p_lab.widgets.worker import Ticket
+
+
+class InversionPanel(Panel):
+    """Bring a real picture in, and compare the ways to do it.
+
+    `run` is the newest inversion: look at it with `AttentionExplorer(panel.run)`, edit it with
+    `EditPanel(source=panel.run)`.
+
+    Args:
+        model: A denoiser; None takes the best bundled one.
+        image: A path, bytes, a PIL image or an array; None waits for an upload.
+        text: What the picture shows: the source prompt.
+        method: The method that is chosen at first.
+        steps: Number of steps; None takes the model's.
+        guidance_scale: Strength of guidance; None takes the model's.
+        threaded: Whether to work beside the kernel; None: where there is a kernel. A picture that
+            is given is inverted at once.
+
+    Attributes:
+        run: the newest inversion, None before the first.
+        photo: the picture at the model's size, None before the first.
+        table: method, reconstruction in dB and seconds of each inversion of this picture.
+        fields: the controls by name: upload, text, method.
+
+    Raises:
+        ValueError: the picture that is given cannot be inverted; later ones say why.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser | None = None,
+        image: Any = None,
+        text: str = "",
+        *,
+        method: Method = "direct",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        threaded: bool | None = None,
+    ) -> None:
+        super().__init__(threaded=threaded)
+        self.model: Denoiser = model or load()
+        self.run: Run | None = None
+        self.photo: Image.Image | None = None
+        self.table: list[tuple[str, float, float]] = []
+        self._image = image
+        self._settings: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale}
+        self._controls(text, method)
+        self._lay_out()
+        if image is not None:
+            self._invert(text, method)
+        self._paint()
+
+    def _controls(self, text: str, method: Method) -> None:
+        self.fields: dict[str, Any] = {
+            "upload": widgets.FileUpload(
+                accept="image/*",
+                multiple=False,
+                description="Choose a picture",
+                layout=widgets.Layout(width="auto"),
+            ),
+            "text": style.text("It shows", text),
+            "method": widgets.Dropdown(
+                options=list(METHODS),
+                value=method,
+                description="Method",
+                style={"description_width": "4.5em"},
+                layout=widgets.Layout(width="17em"),
+            ),
+        }
+        self.fields["upload"].observe(self._uploaded, "value")
+        self.invert_button = style.button("Invert", "Find the run that draws this picture",
+                                          icon="play", kind="primary")  # fmt: skip
+        self.invert_button.on_click(lambda _: self.refresh())
+        self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
+        self._table = widgets.HTML()
+
+    def _lay_out(self) -> None:
+        fields = self.fields
+        self.show(
+            style.row(fields["upload"], fields["text"], fields["method"]),
+            style.row(
+                *self._pictures,
+                style.column(
+                    style.head("Tried so far"), self._table, flex="1 1 16em", width="auto"
+                ),
+                align_items="flex-start",
+            ),
+            self.footer(self.invert_button),
+        )
+
+    def refresh(self) -> None:
+        """Invert the picture as the controls say; only the newest request is shown."""
+        text, method = self.fields["text"].value, self.fields["method"].value
+
+        def job(ticket: Ticket) -> None:
+            self._paint(old=True)
+            on_step = self.report(ticket, f"Inverting by {method}")
+            self._invert(text, method, ticket, on_step=on_step, cancel=ticket)
+
+        self.request(job)
+
+    def _invert(
+        self, text: str, method: Method, ticket: Ticket | None = None, **watch: Any
+    ) -> None:
+        if self._image is None:
+            raise ValueError("There is no picture yet. Choose one with the button above.")
+        if not text.strip():
+            raise ValueError(
+                "Say in a few words what the picture shows: edits start from that prompt."
+            )
+        started = time.perf_counter()
+        run = invert(self.model, self._image, text, method=method, **self._settings, **watch)
+        seconds = time.perf_counter() - started
+        photo = load_image(self._image, run.size)
+        if ticket is None or ticket.newest:
+            self.run, self.photo = run, photo
+            self.table.append((method, psnr(photo, run.image), seconds))
+            self._paint()
+            self.say(run.note)
+
+    def _uploaded(self, change: Any) -> None:
+        content = uploaded(self.fields["upload"].value)
+        if content is None:
+            return
+        with self.handling():
+            usual = self.model.defaults
+            photo = load_image(content, (usual.height, usual.width))
+            self._image, self.photo, self.run, self.table = content, photo, None, []
+            self._paint()
+            self.say("Say what the picture shows, then press Invert.")
+
+    def after_failure(self) -> None:
+        """Show the last finished pictures at full strength again."""
+        self._paint()
+
+    def _paint(self, *, old: bool = False) -> None:
+        self._pictures[0].value = style.figure_html(
+            self.photo,
+            "The picture" if self.photo else "no picture yet",
+            "your picture",
+            "" if self.photo is None else f"{self.photo.width}×{self.photo.height}",
+        )
+        run = self.run
+        self._pictures[1].value = style.figure_html(
+            None if run is None else run.image,
+            "Reconstruction" if run is not None else "not inverted yet",
+            "as the model draws it again",
+            f"{self.table[-1][1]:.1f} dB" if self.table else "",
+            old=old,
+        )
+        self._table.value = table_html(self.table)
+
+    def figure(self) -> LabFigure:
+        """Return picture and reconstruction side by side.
+
+        Raises:
+            ValueError: nothing was inverted yet.
+        """
+        if self.run is None or self.photo is None:
+            raise ValueError("Nothing was inverted yet.")
+        titles = ["your picture", f"{self.table[-1][0]}: {self.run.prompt.text}"]
+        figure = show_pictures([self.photo, self.run], titles)
+        figure.alt = f"{figure.alt} Reconstruction {self.table[-1][1]:.1f} dB."
+        return figure
+
+    def __repr__(self) -> str:
+        """Return the methods tried and how well they reconstruct, the same on every run."""
+        if self.run is None:
+            return "InversionPanel: nothing was inverted yet"
+        head = f"InversionPanel: {self.run.prompt.text!r}, {self.run.steps} steps"
+        return "\n".join([head, *(f"  {name}: {dB:.1f} dB" for name, dB, _ in self.table)])
+
+
+def uploaded(value: Any) -> bytes | None:
+    """Return the file of an upload control, as ipywidgets 7 (a dict) or 8 (a tuple) gives it."""
+    entries = list(value.values()) if isinstance(value, dict) else list(value or ())
+    return bytes(entries[-1]["content"]) if entries else None
+
+
+def table_html(table: Sequence[tuple[str, float, float]]) -> str:
+    """Return the methods tried as a table."""
+    if not table:
+        return style.note_html(["Nothing yet."])
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{dB:.1f} dB</td><td>{seconds:.1f} s</td></tr>"
+        for name, dB, seconds in table
+    )
+    return (
+        '<table class="p2p-table"><tr><th scope="col">method</th>'
+        f'<th scope="col">reconstruction</th><th scope="col">time</th></tr>{rows}</table>'
+    )

@@ -1,0 +1,140 @@
+"""What all panels share: a box, a status line, progress, one worker, and a static form.
+
+A panel is no widget but holds one, `box`. Shown in a notebook it offers the widget, a picture and a
+text in one bundle, so that it is still there on GitHub and without a kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ipywidgets as widgets
+
+from p2p_lab.figures import LabFigure, to_png
+from p2p_lab.sampling import Cancelled
+from p2p_lab.widgets import style
+from p2p_lab.widgets.worker import Ticket, Worker, in_kernel
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Panel:
+    """Hold the parts that every panel has.
+
+    Args:
+        threaded: Whether requests run beside the kernel; None: where there is a kernel.
+
+    Attributes:
+        box: the widget.
+        status: the line that says what happens, and what went wrong.
+    """
+
+    def __init__(self, *, threaded: bool | None = None) -> None:
+        self.worker = Worker(threaded=in_kernel() if threaded is None else threaded)
+        self.status = widgets.HTML(style.status_html(""), layout=widgets.Layout(flex="1 1 auto"))
+        self.progress = widgets.IntProgress(
+            value=0, min=0, max=1, layout=widgets.Layout(width="9em", display="none")
+        )
+        self.cancel_button = style.button("Cancel", "Stop after the present step", icon="stop")
+        self.cancel_button.disabled = True
+        self.cancel_button.on_click(lambda _: self.cancel())
+        self.box: Any = widgets.VBox()
+
+    def show(self, *children: Any) -> None:
+        """Put the children in the panel's box."""
+        self.box.children = (style.style_sheet(), *children)
+        self.box.add_class("p2p")
+
+    def footer(self, *buttons: Any) -> Any:
+        """Return the row of buttons, and the status line with the progress below it."""
+        return style.column(
+            style.row(*buttons, self.cancel_button),
+            style.row(self.status, self.progress, flex_flow="row nowrap"),
+        )
+
+    def say(self, message: str, *, error: bool = False) -> None:
+        """Write the status line."""
+        self.status.value = style.status_html(message, error=error)
+
+    def request(self, job: Callable[[Ticket], None]) -> None:
+        """Have the worker do something; what it does before stops.
+
+        Errors end in the status line, and the panel stays usable.
+        """
+        self.worker.submit(lambda ticket: self._do(job, ticket))
+
+    def cancel(self) -> None:
+        """Stop the running request after its present step."""
+        if self.worker.cancel():
+            self.say("Stopping after this step …")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the panel has nothing to do; return whether that was so in time (seconds)."""
+        return self.worker.wait(timeout)
+
+    def report(self, ticket: Ticket, what: str) -> Callable[..., None]:
+        """Return an `on_step` that moves the progress bar."""
+
+        def on_step(step: int, total: int, preview: Callable[[], Any]) -> None:
+            if ticket.newest:
+                self.progress.max, self.progress.value = total, step + 1
+                self.say(f"{what}: step {step + 1} of {total}")
+
+        return on_step
+
+    def _do(self, job: Callable[[Ticket], None], ticket: Ticket) -> None:
+        self._busy(True)
+        try:
+            job(ticket)
+        except Cancelled as stopped:
+            if ticket.newest:
+                self.say(f"{str(stopped).rstrip('.')}. The last finished picture is kept.")
+                self.after_failure()
+        except Exception as error:  # whatever it is, it is shown and the panel stays usable
+            if ticket.newest:
+                self.say(explain(error), error=True)
+                self.after_failure()
+        finally:
+            if ticket.newest:
+                self._busy(False)
+
+    def _busy(self, busy: bool) -> None:
+        self.cancel_button.disabled = not busy
+        self.progress.layout.display = None if busy else "none"
+        self.progress.value = 0
+
+    def after_failure(self) -> None:
+        """Bring the pictures back to the last finished ones."""
+
+    @contextlib.contextmanager
+    def handling(self) -> Iterator[None]:
+        """Show an error of a handler that needs no worker in the status line."""
+        try:
+            yield
+        except Exception as error:
+            self.say(explain(error), error=True)
+
+    def figure(self) -> LabFigure:
+        """Return the panel's static form."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return widget, picture and text together; the notebook takes the best it can show."""
+        data: dict[str, Any] = {"text/plain": repr(self)}
+        about: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # a panel without pictures yet is still shown
+            figure = self.figure()
+            data["image/png"], about["image/png"] = to_png(figure), {"alt": figure.alt}
+        model_id = getattr(self.box, "model_id", None)
+        if model_id:
+            data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
+        return data, about
+
+
+def explain(error: BaseException) -> str:
+    """Return an error as a sentence; the package's own say it all, others get their name."""
+    message = str(error).strip() or "no message"
+    own = isinstance(error, (ValueError, TypeError, OSError, KeyError))
+    return message if own else f"{type(error).__name__}: {message}"
