@@ -109,6 +109,9 @@ def show_map(
         ax.contour(columns, rows, truth, levels=[0.5], colors="white", linewidths=1)
         said += f"\n{_scores(values, truth)}"
     say(ax, title, below=said)
+    ax.set_anchor("N")
+    for text in ax.texts:  # they stand in the room left below; else they would narrow the panels
+        text.set_in_layout(False)
     describe(drawn, f'Heatmap of "{title}": {said}.'.replace("\n", ", "))
     return drawn
 
@@ -153,13 +156,15 @@ def show_maps(
     rows, wide = grid[:: 1 + first].reshape(-1), grid[1 :: 1 + first].reshape(-1)
     if picture is not None:
         show_picture(rows[0], picture, "picture")
+        rows[0].set_anchor("N")
     for i, (word, heat) in enumerate(heats.items(), start=first):
         show_map(heat, rows[i], title=word, top=top, mask=(masks or {}).get(word))
         if picture is not None:
             wide[i].imshow(overlay(picture, heat), interpolation="nearest")
+            wide[i].set_anchor("N")
     scale = ScalarMappable(Normalize(0, top), CMAP)
-    bar = figure.colorbar(scale, ax=grid, shrink=0.6, pad=0.01)
-    bar.set_label(f"mean attention probability, 0 … {top:.2f}", fontsize=SMALL)
+    bar = figure.colorbar(scale, ax=grid, shrink=0.8, pad=0.01)
+    bar.set_label(f"mean probability, 0 … {top:.2f}", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     figure.alt = _maps_alt(heats, top)
     return figure

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +27,10 @@ from p2p_lab.figures._style import (
     new_figure,
 )
 
+if TYPE_CHECKING:
+    from p2p_lab.edits import EditPlan
+    from p2p_lab.tokens import Alignment, Prompt
+
 MOST_TOKENS = 40
 
 
@@ -34,7 +38,7 @@ def _table(values: Any) -> Floats:
     return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values)
 
 
-def show_alignment(alignment: Any, ax: Axes | None = None) -> Drawn:
+def show_alignment(alignment: Alignment, ax: Axes | None = None) -> Drawn:
     """Draw the mapper P: which source token (row) feeds which target token (column).
 
     A target token without a source partner keeps its own attention; its column is hatched and
@@ -75,14 +79,14 @@ def _ticks(axis: Any, names: list[str], *, rotation: float = 0) -> None:
             label.set(ha="right", rotation_mode="anchor")
 
 
-def show_plan(plan: Any, target: Any = None) -> LabFigure:
+def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
     """Draw the gains of a plan, tokens by steps, and below them the self-attention and blend spans.
 
     Args:
         plan: an `EditPlan`.
         target: the target `Prompt`, for the tokens' names; by default the plan's own if it has one.
     """
-    target = target if target is not None else getattr(plan, "target", None)
+    target = target if target is not None else plan.target
     gains = [_table(plan.source_gain), _table(plan.target_gain)]  # (T, L) each
     steps, length = gains[0].shape
     shown = min(length if target is None else target.end, MOST_TOKENS)
@@ -105,15 +109,12 @@ def show_plan(plan: Any, target: Any = None) -> LabFigure:
     return figure
 
 
-def _spans(plan: Any, steps: int) -> list[tuple[str, int, int]]:
+def _spans(plan: EditPlan, steps: int) -> list[tuple[str, int, int]]:
     """Return name, first step and end of what is not a gain."""
     own = plan.self_steps
     spans = [(f"self-attention ≤ {plan.self_pixels} px", own.start, max(own.start, own.stop))]
-    blend = plan.blend
-    if blend is not None:
-        start = getattr(blend, "start_step", getattr(blend, "start", 0))
-        first = round(start * steps) if isinstance(start, float) else int(start)
-        spans.append(("local blend", first, steps))
+    if plan.blend is not None:
+        spans.append(("local blend", plan.blend.start_step, steps))
     return spans
 
 

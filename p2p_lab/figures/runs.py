@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from p2p_lab.figures._style import (
     LabFigure,
@@ -17,18 +17,18 @@ from p2p_lab.figures._style import (
 )
 from p2p_lab.figures.maps import overlay
 
+if TYPE_CHECKING:
+    from p2p_lab.models import Denoiser
+    from p2p_lab.sampling import Run
 
-def _decoded(run: Any, steps: list[int]) -> list[Any]:
+
+def _decoded(run: Run, model: Denoiser, steps: list[int]) -> list[Tensor]:
     """Decode the latents of some steps of a run, one (3, H, W) picture each."""
     latents = run.trajectory.latents
-    return [
-        run.model.decode(latents[step][None].to(run.model.device, run.model.dtype))[0]
-        for step in steps
-    ]
+    return [model.decode(latents[i][None].to(model.device, model.dtype))[0] for i in steps]
 
 
-@torch.no_grad()
-def show_trajectory(run: Any, *, columns: int = 7) -> LabFigure:
+def show_trajectory(run: Run, *, columns: int = 7) -> LabFigure:
     """Draw the latents of a run at some steps, decoded; an edit is drawn below its source.
 
     Below each picture of an edit stands how far its latents are from the source's at that step,
@@ -50,7 +50,7 @@ def show_trajectory(run: Any, *, columns: int = 7) -> LabFigure:
     steps = list(evenly(run.steps + 1, columns))
     figure, grid = panels(len(steps) * len(rows), columns=len(steps), size=1.5)
     for axes, one in zip(grid, rows, strict=True):
-        for ax, step, picture in zip(axes, steps, _decoded(one, steps), strict=True):
+        for ax, step, picture in zip(axes, steps, _decoded(one, run.model, steps), strict=True):
             below = f"apart {_apart(one, step):.2f}" if one.source is not None else ""
             show_picture(ax, picture, f"step {step}" if one is rows[0] else "", below=below)
     told = f'"{run.prompt.text}"'
@@ -62,13 +62,14 @@ def show_trajectory(run: Any, *, columns: int = 7) -> LabFigure:
     return figure
 
 
-def _apart(run: Any, step: int) -> float:
+def _apart(run: Run, step: int) -> float:
     """Return the root mean square difference of a run's and its source's latents at a step."""
+    assert run.source is not None
     ours, theirs = run.trajectory.latents[step], run.source.trajectory.latents[step]
     return float((ours.float() - theirs.float()).square().mean().sqrt())
 
 
-def show_blend(run: Any, *, columns: int = 7) -> LabFigure:
+def show_blend(run: Run, *, columns: int = 7) -> LabFigure:
     """Draw where a local blend let the edit change the picture, at some steps.
 
     z* ← z + mask · (z* − z): bright is where the edit acts, dark where the source stays.
@@ -80,7 +81,7 @@ def show_blend(run: Any, *, columns: int = 7) -> LabFigure:
     Raises:
         ValueError: when the run has no masks.
     """
-    if getattr(run, "masks", None) is None:
+    if run.masks is None or run.plan is None or run.plan.blend is None:
         raise ValueError(
             "This run has no masks: it was not made with a LocalBlend. Add "
             "LocalBlend(source_words, target_words) to the edits."
