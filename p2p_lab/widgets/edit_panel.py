@@ -46,7 +46,7 @@ class EditPanel(Panel):
     Attributes:
         run: the source.
         edited: the newest finished edit.
-        recipe: what the controls are set to.
+        recipe: what made it, all of it.
         fields: the controls by name: source, seed, target, method, cross, self_attention, blend,
             blend_source, blend_target, threshold.
         faders: the words' faders, by word (a second occurrence is "word (2)").
@@ -113,6 +113,7 @@ class EditPanel(Panel):
         if edits:
             start = recipe_of(self.run, start.target, edits, base=start)
         self.edited: Run = start.apply(self.run)
+        self.recipe: Recipe = start
         self._start, self._given, self._quiet = start, given, False
         self.frames: list[Frame] = []
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
@@ -219,9 +220,12 @@ class EditPanel(Panel):
 
     # What the controls say
 
-    @property
-    def recipe(self) -> Recipe:
-        """Return what the controls are set to."""
+    def wanted(self) -> Recipe:
+        """Return what the controls are set to; `recipe` follows when its picture is made.
+
+        Raises:
+            ValueError: the target is no prompt that the model can read.
+        """
         value = {name: field.value for name, field in self.fields.items()}
         blend = (value["blend_source"], value["blend_target"] or value["blend_source"])
         return self._start.with_(
@@ -262,9 +266,8 @@ class EditPanel(Panel):
         self.refresh()
 
     def code(self) -> str:
-        """Return the Python lines that make the present edit without the panel."""
-        target = self.model.prompt(self.recipe.target)
-        edits = self.recipe.edits(self.run.prompt, target)
+        """Return the Python lines that make the picture that is shown, without the panel."""
+        edits = self.recipe.edits(self.run.prompt, self.edited.prompt)
         return self.recipe.to_code(edits, source=self.run)
 
     # Handlers: each calls one public function
@@ -277,7 +280,7 @@ class EditPanel(Panel):
         if self._quiet:
             return
         with self.handling():
-            self._fill_desk(self.recipe)
+            self._fill_desk(self.wanted())
         self.refresh()
 
     def _next_seed(self) -> None:
@@ -285,18 +288,18 @@ class EditPanel(Panel):
 
     def refresh(self) -> None:
         """Make the picture that the controls ask for; only the newest request is shown."""
-        recipe = self.recipe
 
         def job(ticket: Ticket) -> None:
-            self._paint(old=True)
-            run = self.run
-            if self._given is None and _source_of(recipe) != _source_of_run(run):
+            recipe, run = self.wanted(), self.run
+            again = self._given is None and _source_of(recipe) != _source_of_run(run)
+            self._paint(old=True, source_too=again)
+            if again:
                 on_step = self.report(ticket, "Drawing the source")
                 run = recipe.generate(self.model, on_step=on_step, cancel=ticket)
             on_step = self.report(ticket, "Editing")
             edited = recipe.apply(run, on_step=on_step, cancel=ticket)
             if ticket.newest:
-                self.run, self.edited = run, edited
+                self.run, self.edited, self.recipe = run, edited, recipe
                 self._finished()
 
         self.request(job)
@@ -330,15 +333,15 @@ class EditPanel(Panel):
 
     def _why(self) -> str:
         """Say which alignment was used and why."""
-        if self.fields["method"].value != "auto":
-            return f"Done with {self.fields['method'].value}."
+        if self.recipe.method != "auto":
+            return f"Done with {self.recipe.method}."
         return default_edits(self.run.prompt, self.edited.prompt)[1]
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""
         self._paint()
 
-    def _paint(self, *, old: bool = False) -> None:
+    def _paint(self, *, old: bool = False, source_too: bool = False) -> None:
         source, edited = self.run, self.edited
         seed = "a measured picture" if source.seed is None else f"seed {source.seed}"
         self._pictures[0].value = style.figure_html(
@@ -346,7 +349,7 @@ class EditPanel(Panel):
             f"Source: {source.prompt.text}",
             source.prompt.text or "(empty prompt)",
             f"{seed}, {source.steps} steps",
-            old=old and self._source_changes(),
+            old=source_too,
         )
         self._pictures[1].value = style.figure_html(
             edited.image,
@@ -355,9 +358,6 @@ class EditPanel(Panel):
             _numbers(source, edited),
             old=old,
         )
-
-    def _source_changes(self) -> bool:
-        return self._given is None and _source_of(self.recipe) != _source_of_run(self.run)
 
     @contextlib.contextmanager
     def _quietly(self) -> Any:

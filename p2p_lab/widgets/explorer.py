@@ -67,7 +67,7 @@ class AttentionExplorer(Panel):
             "step": widgets.IntSlider(
                 value=0, min=0, max=self.run.steps, description="Step", readout=False,
                 continuous_update=False, disabled=not taped, style={"description_width": "3.5em"},
-                layout=widgets.Layout(flex="1 1 14em", width="auto"),
+                layout=widgets.Layout(flex="1 1 9em", width="auto"),
             ),
             "head": _dropdown("Head", [("mean of all", -1)], disabled=not taped),
             "which": _choice("Maps", [("after the edit", "edited"), ("before it", "original")]),
@@ -77,7 +77,7 @@ class AttentionExplorer(Panel):
                 layout=widgets.Layout(width="auto"),
             ),
         }  # fmt: skip
-        self._step_read = widgets.Label("mean of all steps", layout=widgets.Layout(width="11em"))
+        self._step_read = widgets.Label("mean of all steps", layout=widgets.Layout(width="9em"))
         self._fill_heads()
         self.fields["kind"].observe(self._changed_kind, "value")
         self.fields["site"].observe(self._changed_site, "value")
@@ -202,7 +202,7 @@ def _choice(label: str, options: list[tuple[str, str]]) -> Any:
 def _dropdown(label: str, options: list[tuple[str, Any]], *, disabled: bool = False) -> Any:
     return widgets.Dropdown(
         options=options, value=options[0][1], description=label, disabled=disabled,
-        style={"description_width": "3.5em"}, layout=widgets.Layout(width="17em"),
+        style={"description_width": "3.5em"}, layout=widgets.Layout(width="15em"),
     )  # fmt: skip
 
 

@@ -1,0 +1,266 @@
+"""The panels in a real browser: JupyterLab runs a notebook, keys and the mouse work, nothing errs.
+
+The lesson is the first one where it is there. Chromium is the system's own; without one these
+tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent
+LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
+SECONDS = 300  # for what a loaded machine may need
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+# Messages of the browser that say nothing about the page's own code.
+HARMLESS = ("favicon", "the server responded with a status of 404", "ResizeObserver loop")
+
+
+def find_chromium() -> str | None:
+    return next((found for name in CHROMIUMS if (found := shutil.which(name))), None)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def jupyter_lab(folder: Path) -> Iterator[str]:
+    """Start JupyterLab on a folder, and yield its address with the token."""
+    port, token = free_port(), secrets.token_hex(16)
+    home = folder / ".jupyter-home"
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        **{f"JUPYTER_{n}_DIR": str(home / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"),
+        *("--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--notebook-dir={folder}"),
+        *(
+            f"--IdentityProvider.token={token}",
+            "--LabApp.news_url=",
+            "--LabApp.extension_manager=readonly",
+        ),
+    ]
+    log = (folder / "lab.log").open("wb")
+    lab = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_up(f"{address}/api?token={token}", lab, folder / "lab.log")
+        yield f"{address}/lab|{token}"
+    finally:
+        lab.terminate()
+        try:
+            lab.wait(20)
+        except subprocess.TimeoutExpired:
+            lab.kill()
+        log.close()
+
+
+def _wait_until_up(url: str, lab: Any, log: Path) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if lab.poll() is not None:
+            raise RuntimeError(f"JupyterLab ended:\n{log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"JupyterLab did not come up:\n{log.read_text()[-2000:]}")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Start the system's Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if path is None:
+        pytest.skip("No Chromium was found on this machine, so no panel was tried in a browser.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        )
+        yield browser
+        browser.close()
+
+
+def open_notebook(
+    browser: Any, lab: str, name: str, *, height: int = 1400
+) -> tuple[Any, list[str]]:
+    """Open a notebook in the simple interface; return the page and the console's errors so far."""
+    address, token = lab.split("|")
+    context = browser.new_context(viewport={"width": 1280, "height": height})
+    page = context.new_page()
+    page.set_default_timeout(SECONDS * 1000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(f"page: {error}"))
+    page.on(
+        "console",
+        lambda said: errors.append(f"console: {said.text}") if said.type == "error" else None,
+    )
+    page.goto(f"{address}/tree/{name}?token={token}&reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    return page, errors
+
+
+def run_all(page: Any) -> None:
+    """Run every cell and wait until the kernel has answered all of them."""
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells")
+    page.wait_for_function(
+        """() => {
+          const cells = [...document.querySelectorAll('.jp-CodeCell')];
+          const prompts = cells.map((c) => c.querySelector('.jp-InputPrompt')?.textContent ?? '');
+          return prompts.length > 0 && prompts.every((p) => !p.includes('*'))
+            && prompts.some((p) => /\\[\\d+\\]/.test(p));
+        }"""
+    )
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+
+
+def real_errors(errors: list[str]) -> list[str]:
+    return [error for error in errors if not any(word in error for word in HARMLESS)]
+
+
+def write_notebook(path: Path, cells: list[str]) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    notebook.metadata["kernelspec"] = {
+        "name": "python3", "display_name": "Python 3", "language": "python",
+    }  # fmt: skip
+    nbformat.write(notebook, path)
+
+
+EXPLORER = """from p2p_lab import AttentionExplorer, generate, load
+AttentionExplorer(generate(load({model}), "a cat on grass", seed=1, steps=4))"""
+PANEL = """from p2p_lab import EditPanel, load
+EditPanel(load({model}), "a cat on grass", "a dog on grass", seed=3, steps=4)"""
+
+
+def prepare(folder: Path, sd_folder: Path) -> str:
+    """Put a notebook with both panels in a folder: the first lesson where it can be run."""
+    from p2p_lab import list_models
+
+    if LESSON.exists() and list_models():
+        notebook = nbformat.read(LESSON, as_version=4)
+        notebook.cells.append(nbformat.v4.new_code_cell(EXPLORER.format(model="")))
+        nbformat.write(notebook, folder / LESSON.name)
+        return LESSON.name
+    model = f"{str(sd_folder)!r}, 'cpu'"
+    write_notebook(folder / "panels.ipynb", [c.format(model=model) for c in (PANEL, EXPLORER)])
+    return "panels.ipynb"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, sd_folder: Path) -> Iterator[Any]:
+    """A notebook whose cells were all run in JupyterLab, and the console's errors so far."""
+    folder = tmp_path_factory.mktemp("lab")
+    name = prepare(folder, sd_folder)
+    with chromium() as browser, jupyter_lab(folder) as lab:
+        page, errors = open_notebook(browser, lab, name)
+        run_all(page)
+        yield page, errors
+
+
+def changed(page: Any, read: str, before: Any) -> None:
+    """Wait until what a piece of JavaScript reads is another than before."""
+    page.wait_for_function(f"(before) => ({read}) !== before", arg=before)
+
+
+EDITED = (
+    "[...document.querySelectorAll('.p2p-faders')].map((desk) => desk.closest('.p2p')"
+    ".querySelectorAll('figure img')[1].src)[0]"
+)
+MAP = "document.querySelector('.p2p-map canvas').toDataURL()"
+
+
+def test_every_cell_runs_without_an_error(opened: Any) -> None:
+    page, _ = opened
+    wrong = page.query_selector_all("[data-mime-type='application/vnd.jupyter.error']")
+    assert [one.inner_text() for one in wrong] == []
+    assert page.query_selector(".p2p-faders") and page.query_selector(".p2p-map canvas")
+
+
+def test_a_fader_that_is_moved_by_key_press_changes_the_picture(opened: Any) -> None:
+    page, _ = opened
+    page.wait_for_selector(".p2p-faders .noUi-handle")
+    handle = page.locator(".p2p-faders .noUi-handle").nth(1)
+    readout = page.locator(".p2p-faders .widget-readout").nth(1)
+    before, value = page.evaluate(EDITED), readout.inner_text()
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowUp")
+    changed(page, EDITED, before)
+    assert float(readout.inner_text()) > float(value)
+
+
+def test_a_word_that_is_hovered_changes_the_map(opened: Any) -> None:
+    page, _ = opened
+    word = page.locator(".p2p-word").nth(1)
+    word.scroll_into_view_if_needed()
+    page.mouse.move(2, 2)
+    before = page.evaluate(MAP)
+    word.hover()
+    changed(page, MAP, before)
+    assert page.locator(".p2p-read b").first.inner_text() == word.inner_text()
+    page.mouse.move(2, 2)
+    page.wait_for_function(f"(before) => ({MAP}) === before", arg=before)
+
+
+def test_a_word_that_is_reached_by_keyboard_changes_the_map_and_enter_keeps_it(
+    opened: Any,
+) -> None:
+    page, _ = opened
+    before = page.evaluate(MAP)
+    word = page.locator(".p2p-word").nth(1)
+    word.focus()
+    changed(page, MAP, before)
+    page.keyboard.press("Enter")
+    assert word.get_attribute("aria-pressed") == "true"
+    kept = page.evaluate(MAP)
+    word.blur()
+    assert page.evaluate(MAP) == kept != before
+
+
+def test_the_code_comes_up_beside_its_button(opened: Any) -> None:
+    page, _ = opened
+    page.locator(".p2p button:has-text('Copy as code')").first.click()
+    code = page.locator("pre.p2p-code").first
+    code.wait_for(state="visible")
+    page.wait_for_function(
+        "document.querySelector('pre.p2p-code').textContent.includes('edited = edit(')"
+    )
+
+
+def test_the_console_has_no_error(opened: Any) -> None:
+    _, errors = opened
+    assert real_errors(errors) == []
