@@ -1,4 +1,4 @@
-"""The command line: `python -m p2p_lab edit | lab | doctor`.
+"""The command line: `python -m p2p_lab edit | invert | lab | doctor | cache`.
 
 Each command is a file of `p2p_lab.commands` with two functions: `add(parsers)` says its options,
 `run(given)` does it. What goes wrong for a reason that a user can mend is one sentence on stderr
@@ -14,7 +14,7 @@ from importlib import import_module
 
 from p2p_lab import __version__
 
-COMMANDS = ("edit", "lab", "doctor")
+COMMANDS = ("edit", "invert", "lab", "doctor", "cache")
 
 
 def build_parser() -> argparse.ArgumentParser:

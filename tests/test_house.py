@@ -17,10 +17,11 @@ HOUSE = Path(p2p_lab.__file__).parent
 
 # What each room may know. A room that is missing here may know every other one.
 STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "figures", "widgets"]
-LEAVES = {"scenes", "metrics"}
+LEAVES = {"scenes", "metrics", "judge"}
 KNOWS = {
     **{room: {*STAIRS[:i], "models", *LEAVES} for i, room in enumerate(STAIRS)},
     **{leaf: set() for leaf in LEAVES},
+    "judge": {"scenes", "metrics", "training"},
     "tokens": set(),
     "edits": {"tokens"},
     "models": {"tokens"},

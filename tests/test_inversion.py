@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import p2p_lab
+from p2p_lab.__main__ import main
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
 from p2p_lab.inversion import (
     METHODS,
@@ -26,9 +28,14 @@ from p2p_lab.inversion import (
     edit_friendly,
     invert,
     invert_step,
+    list_outside,
+    load_captioner,
     load_image,
     null_text,
+    null_text_memory,
     null_text_step,
+    open_outside,
+    suggest_prompt,
     to_tensor,
 )
 from p2p_lab.metrics import psnr
@@ -581,3 +588,153 @@ def test_an_unwritable_cache_does_no_harm(sd: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     run = invert(sd, picture(), CAT, steps=1, cache=InversionCache(tmp_path / "file"))
     assert run.steps == 1
+
+
+# pictures from outside, prompts for pictures ----------------------------------------------------
+
+
+def test_the_pictures_from_outside_are_there_and_are_what_they_are_said_to_be() -> None:
+    import hashlib
+    import json
+
+    folder = Path(p2p_lab.__file__).parent / "assets" / "outside"
+    entries = json.loads((folder / "outside.json").read_text(encoding="utf-8"))
+    terms = (folder / "LICENSE-outside.txt").read_text(encoding="utf-8")
+    assert list_outside() == {name: entry["prompt"] for name, entry in entries.items()}
+    for name, entry in entries.items():
+        data = (folder / entry["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        assert entry["file"] in terms and open_outside(name, 64).size == (64, 64)
+    with pytest.raises(PictureError, match="photo-cat"):
+        open_outside("dragon")
+
+
+def test_without_judge_or_captioner_the_user_is_asked_for_a_prompt(sd: Any) -> None:
+    with pytest.raises(ValueError, match="Write the prompt yourself"):
+        suggest_prompt(sd, picture())
+
+
+def test_a_captioner_of_ones_own_sees_the_whole_picture(sd: Any) -> None:
+    seen: list[Any] = []
+
+    def captioner(image: Any) -> str:
+        seen.append(image)
+        return " a cat on grass. "
+
+    assert suggest_prompt(sd, np.zeros((10, 40, 3), np.uint8), captioner=captioner) == CAT
+    assert seen[0].size == (SIDE, SIDE) and seen[0].getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(ValueError, match="token"):
+        suggest_prompt(sd, picture(), captioner=lambda _: "cat " * 40)
+
+
+def test_a_captioning_network_of_transformers_can_be_named(sd: Any, tmp_path: Path) -> None:
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "cat", "dog", "on"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    text = {"vocab_size": len(words), "encoder_hidden_size": 16, "num_hidden_layers": 1,
+            "bos_token_id": 5, "eos_token_id": 3, "pad_token_id": 0, "sep_token_id": 3}  # fmt: skip
+    config = BlipConfig(
+        text_config={**small, **text},
+        vision_config={**small, "image_size": 16, "patch_size": 8, "num_hidden_layers": 1},
+        projection_dim=16,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BlipForConditionalGeneration(config).save_pretrained(tmp_path / "blip")
+    tokenizer = BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt"))
+    pictures = BlipImageProcessor(size={"height": 16, "width": 16})
+    BlipProcessor(pictures, tokenizer).save_pretrained(tmp_path / "blip")
+    said = load_captioner(tmp_path / "blip")(load_image(picture(), 32))
+    assert isinstance(said, str) and set(said.split()) <= set(words)
+
+
+# memory -----------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_null_text_on_stable_diffusion_is_worked_out() -> None:
+    config = {"cross_attention_dim": 32, "block_out_channels": (32, 64), "layers_per_block": 1,
+              "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+              "up_block_types": ("CrossAttnUpBlock2D",) * 2, "attention_head_dim": 2}  # fmt: skip
+    kept, spared, wide = (
+        null_text_memory(config, (32, 32), recompute=recompute, dtype=dtype)
+        for recompute, dtype in (
+            (False, torch.float16),
+            (True, torch.float16),
+            (False, torch.float32),
+        )
+    )
+    assert spared.activations < 0.7 * kept.activations
+    assert wide.total == pytest.approx(2 * kept.total, rel=0.05)
+    large = null_text_memory(config, (64, 64), recompute=False)
+    assert large.activations == pytest.approx(4 * kept.activations, rel=0.05)
+
+
+def test_the_count_of_memory_is_that_of_the_tensors_autograd_keeps() -> None:
+    from p2p_lab.inversion.memory import _Living
+
+    kept: dict[int, int] = {}
+    net = torch.nn.Sequential(*[torch.nn.Linear(64, 64), torch.nn.GELU()] * 4)
+    net.requires_grad_(False)
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    given = torch.randn(32, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), _Living() as living:
+        output = net(given)
+    assert living.now == sum(kept.values()) + output.nbytes
+
+
+# the command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line(sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("P2P_LAB_CACHE", str(tmp_path / "cache"))
+    load_image(picture(), 40).save(tmp_path / "cat.png")
+    options = ["--model", str(sd_folder), "--device", "cpu", "--steps", "2"]
+    return [*options, "-o", str(tmp_path / "out.png"), str(tmp_path / "cat.png")]
+
+
+def test_the_command_inverts_edits_and_says_what_was_kept(
+    line: list[str], tmp_path: Path, sd32: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    assert main(["invert", *line, CAT, DOG, "--cross", "0.5", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert numbers["reconstruction_psnr"] == pytest.approx(numbers["autoencoder_psnr"], abs=0.1)
+    run = invert(sd32, tmp_path / "cat.png", CAT, steps=2)
+    expected = edit(run, DOG, [Replace(cross=(0, 0.5))])
+    assert (np.asarray(Image.open(tmp_path / "out.png")) == np.asarray(expected.image)).all()
+
+
+def test_the_cache_command_shows_and_clears(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["invert", *line, CAT]) == 0
+    assert main(["cache"]) == 0 and "1 inversion(s)" in capsys.readouterr().out
+    assert main(["cache", "clear"]) == 0 and "Threw away 1" in capsys.readouterr().out
+    assert main(["cache", "show"]) == 0 and "0 inversion(s)" in capsys.readouterr().out
+    assert main(["invert", *line, CAT, "--force", "--no-cache"]) == 0
+    assert not InversionCache().files()
+
+
+@pytest.mark.parametrize("prompts", [[], [CAT, DOG, CAT], [CAT, DOG, "--suggest"]])
+def test_a_wrong_number_of_prompts_is_refused(
+    line: list[str], prompts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["invert", *line, *prompts]) == 2
+    assert "prompt(s) after the picture" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def add(parsers: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the edited picture (.png)")
     parser.add_argument("--figure", type=Path, help="write source | re-prompt | edit (.png)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    _add_edit_options(parser)
+    add_edit_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
@@ -48,7 +48,8 @@ def add(parsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="end with the numbers as one JSON line")
 
 
-def _add_edit_options(parser: argparse.ArgumentParser) -> None:
+def add_edit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how to edit."""
     how = parser.add_argument_group("the edit")
     how.add_argument(
         "--edit", choices=("replace", "refine"), help="word swap or added phrase (default: chosen)"

@@ -12,14 +12,18 @@ from p2p_lab.inversion.ddim import ddim_invert, invert_step
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
 from p2p_lab.inversion.inverting import METHODS, Method, invert
 from p2p_lab.inversion.jobs import Job, Report
+from p2p_lab.inversion.memory import MemoryEstimate, null_text_memory
 from p2p_lab.inversion.null_text import NullText, NullTextResult, null_text, null_text_step
+from p2p_lab.inversion.outside import list_outside, open_outside
 from p2p_lab.inversion.pictures import PictureError, load_image, to_tensor
+from p2p_lab.inversion.suggesting import load_captioner, suggest_prompt
 
 __all__ = [
     "METHODS",
     "EditFriendly",
     "InversionCache",
     "Job",
+    "MemoryEstimate",
     "Method",
     "NullText",
     "NullTextResult",
@@ -30,8 +34,13 @@ __all__ = [
     "edit_friendly",
     "invert",
     "invert_step",
+    "list_outside",
+    "load_captioner",
     "load_image",
     "null_text",
+    "null_text_memory",
     "null_text_step",
+    "open_outside",
+    "suggest_prompt",
     "to_tensor",
 ]

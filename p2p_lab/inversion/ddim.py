@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from p2p_lab.inversion.jobs import Job
+from p2p_lab.models.denoiser import Prediction
 from p2p_lab.sampling import ddim_step, predict_clean
-from p2p_lab.sampling.schedules import Prediction
 
 
 def invert_step(

@@ -30,15 +30,15 @@ class NullText:
         learning_rate: Adam's rate at the first step; it falls to half of this at the last one.
         goal: A step is done when its loss is below this plus `goal_growth`.
         goal_growth: What the goal gains over the whole schedule.
-        checkpointing: Compute activations again on the way back instead of keeping them: less
-            memory for about a third more time. None: only on CUDA.
+        checkpointing: Compute activations again on the way back instead of keeping them: a third
+            of the memory for about a third more time (`null_text_memory` tells how much).
     """
 
     inner_steps: int = 10
     learning_rate: float = 1e-2
     goal: float = 1e-5
     goal_growth: float = 1e-3
-    checkpointing: bool | None = None
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.inner_steps < 0 or self.learning_rate <= 0 or self.goal < 0:
@@ -94,7 +94,7 @@ def null_text(job: Job, pivots: Tensor, options: NullText | None = None) -> Null
     options.check(job.guidance_scale)
     z, embed = pivots[:1], job.negative.tokens.to(_wide(job))
     path, embeds, losses = [z], [], []
-    with checkpointing(job.model.module, on=_checkpoints(job, options)):
+    with checkpointing(job.model.module, on=options.checkpointing):
         for step in range(job.steps):
             best = _tune(job, z, embed, pivots[step + 1 : step + 2], step, options)
             z, embed = best.latents, best.embed
@@ -191,11 +191,6 @@ def checkpointing(module: nn.Module, *, on: bool) -> Iterator[None]:
         yield
     finally:
         host.disable_gradient_checkpointing()
-
-
-def _checkpoints(job: Job, options: NullText) -> bool:
-    chosen = options.checkpointing
-    return job.model.device.type == "cuda" if chosen is None else chosen
 
 
 def _wide(job: Job) -> torch.dtype:

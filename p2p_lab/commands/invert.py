@@ -1,0 +1,136 @@
+"""`p2p_lab invert PICTURE PROMPT [TARGET]`: bring a real picture in, and edit it if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2p_lab.commands._files import check_writable, write_whole
+from p2p_lab.commands.edit import add_edit_options, add_model_options, make_edits
+
+if TYPE_CHECKING:
+    from p2p_lab.models import Denoiser
+    from p2p_lab.sampling import Run
+
+METHODS = ("direct", "ddim", "negative-prompt", "null-text", "edit-friendly")
+EXAMPLES = """examples:
+  p2p_lab invert cat.png "a cat on a beach" -o again.png
+  p2p_lab invert cat.png "a cat on a beach" "a dog on a beach" -o dog.png
+  p2p_lab invert cat.png "a dog on a beach" --suggest --method null-text -o dog.png
+"""
+
+
+def add(parsers: Any) -> None:
+    """Add the command's options."""
+    parser = parsers.add_parser(
+        "invert",
+        help="bring a real picture in, and edit it by its prompt",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("picture", type=Path, help="the picture: PNG, JPEG, WebP, …")
+    parser.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="what the picture shows, then the edit's prompt",
+    )
+    parser.add_argument(
+        "--suggest", action="store_true", help="let the judge say what it shows; name the edit only"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="write the result (.png)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--method", choices=METHODS, default="direct", help="(default: direct)")
+    parser.add_argument(
+        "--fit", choices=("crop", "pad"), default="crop", help="for other shapes (default: crop)"
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    parser.add_argument("--no-cache", action="store_true", help="neither look up nor keep on disk")
+    add_edit_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="end with the numbers as one JSON line")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Invert, edit if a target is named, write the picture and print the numbers."""
+    if given.output is None:
+        raise ValueError("Nothing would be written. Name a file: -o result.png.")
+    check_writable(given.output, (".png",), force=given.force)
+    model, source, target = _texts(given)
+    started = time.perf_counter()
+    inverted = _invert(given, model, source)
+    numbers = {**_kept(given, inverted), "invert_seconds": time.perf_counter() - started}
+    result = inverted
+    if target:
+        started = time.perf_counter()
+        result = _edit(given, inverted, target)
+        numbers["edit_seconds"] = time.perf_counter() - started
+    buffer = io.BytesIO()
+    result.image.save(buffer, format="png")
+    write_whole(given.output, buffer.getvalue(), force=given.force)
+    print(f'"{source}": {inverted.note}')
+    print(", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in numbers.items()))
+    print(f"wrote {given.output}")
+    if given.json:
+        print(json.dumps({"prompt": source, **{k: round(v, 3) for k, v in numbers.items()}}))
+    return 0
+
+
+def _texts(given: argparse.Namespace) -> tuple[Denoiser, str, str | None]:
+    """Return the model, the source prompt and the target prompt if there is one."""
+    from p2p_lab.inversion import suggest_prompt
+    from p2p_lab.models import load
+
+    own = 0 if given.suggest else 1
+    if not own <= len(given.prompts) <= own + 1:
+        raise ValueError(
+            f"Got {len(given.prompts)} prompt(s) after the picture. Say what it shows and, if it "
+            "is to be edited, the edit's prompt; with --suggest the edit's prompt alone."
+        )
+    model = load(given.model, given.device)
+    source = suggest_prompt(model, given.picture) if given.suggest else given.prompts[0]
+    return model, source, next(iter(given.prompts[own:]), None)
+
+
+def _invert(given: argparse.Namespace, model: Denoiser, source: str) -> Run:
+    from p2p_lab.inversion import invert
+
+    return invert(
+        model,
+        given.picture,
+        source,
+        method=given.method,
+        steps=given.steps,
+        guidance_scale=given.guidance,
+        fit=given.fit,
+        cache=not given.no_cache,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _edit(given: argparse.Namespace, inverted: Run, target: str) -> Run:
+    from p2p_lab.sampling import edit
+
+    assert inverted.model is not None
+    edits, _ = make_edits(given, inverted.prompt, inverted.model.prompt(target))
+    return edit(inverted, target, edits)
+
+
+def _kept(given: argparse.Namespace, inverted: Run) -> dict[str, float]:
+    """Return how much of the picture came back, beside how much the autoencoder keeps."""
+    from p2p_lab.inversion import load_image, to_tensor
+    from p2p_lab.metrics import psnr
+
+    assert inverted.model is not None
+    picture = load_image(given.picture, inverted.size, given.fit)
+    trip = inverted.model.decode(inverted.model.encode(to_tensor(picture)))[0].cpu()
+    return {
+        "reconstruction_psnr": min(psnr(picture, inverted.array), 99.0),
+        "autoencoder_psnr": min(psnr(to_tensor(picture)[0], trip), 99.0),
+    }

@@ -1,0 +1,77 @@
+"""A source prompt for a picture, so that it need not be guessed.
+
+In the bundled world a judge reads the picture and the world's grammar says what it saw. For other
+models a captioning network can be given; nothing here needs one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from p2p_lab.inversion.pictures import load_image
+from p2p_lab.models import Denoiser
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Captioner = Callable[["Image"], str]
+
+
+def suggest_prompt(
+    model: Denoiser, image: Any, *, captioner: Captioner | str | os.PathLike[str] | None = None
+) -> str:
+    """Say what a picture shows, in words that the model knows.
+
+    Args:
+        model: The model that the prompt is for.
+        image: A picture of any make (see `load_image`).
+        captioner: For models of the whole world: a function from a PIL image to a sentence, or the
+            folder or hub id of a captioning network for transformers. None reads the picture with
+            the judge, which knows the bundled models' world alone.
+
+    Returns:
+        A prompt that fits the model.
+
+    Raises:
+        ValueError: If no captioner is given for a model of another world, or nothing known is seen.
+    """
+    if captioner is None:
+        return _judged(model, image)
+    caption = captioner if callable(captioner) else load_captioner(captioner)
+    usual = model.defaults
+    text = caption(load_image(image, (usual.height, usual.width), "pad")).strip().rstrip(".")
+    model.prompt(text)  # refuse what the model cannot read
+    return text
+
+
+def _judged(model: Denoiser, image: Any) -> str:
+    from p2p_lab.judge import load_judge
+
+    if not model.card.vocabulary:
+        raise ValueError(
+            f"The judge knows the bundled models' world alone, and {model.name} is of another one. "
+            "Write the prompt yourself, or name a captioning network: captioner='path/to/blip'."
+        )
+    usual = model.defaults
+    return load_judge().suggest(load_image(image, (usual.height, usual.width)))
+
+
+def load_captioner(name_or_path: str | os.PathLike[str]) -> Captioner:
+    """Open a captioning network (such as BLIP) as a function from a PIL image to a sentence.
+
+    Only safetensors are read, and no code that comes with the weights is run.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    where = os.fspath(name_or_path)
+    processor: Any = AutoProcessor.from_pretrained(where)
+    network: Any = AutoModelForImageTextToText.from_pretrained(where, use_safetensors=True)
+
+    def caption(image: Image) -> str:
+        given = processor(images=image, return_tensors="pt")
+        ids = network.generate(**given, max_new_tokens=30)
+        return str(processor.batch_decode(ids, skip_special_tokens=True)[0])
+
+    return caption
