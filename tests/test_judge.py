@@ -16,6 +16,7 @@ from p2p_lab.judge import Judge, JudgeError, Labels, Verdict, Wanted, load_judge
 from p2p_lab.judge.distort import blocks, distort, wobble
 from p2p_lab.judge.labels import NATURAL, true_answers
 from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.optim import nearest_orthogonal
 from p2p_lab.judge.reading import WEIGHTS, save_judge, to_tensor
 from p2p_lab.judge.suggest import suggest_caption
 from p2p_lab.judge.train import JudgeConfig, ResumeError, draw, loss_of
@@ -311,6 +312,15 @@ def test_the_loss_of_a_judge_falls() -> None:
         optimiser.step()
         totals.append({name: loss.item() for name, loss in losses.items()})
     assert all(totals[-1][name] < totals[0][name] for name in ("present", "masks", "attribute"))
+
+
+def test_an_update_of_an_inner_matrix_moves_all_its_directions_alike() -> None:
+    matrix = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    for one, left, right in ((matrix, u, vt), (matrix.T, vt.T, u.T)):
+        inner = left.T @ nearest_orthogonal(one) @ right.T
+        assert torch.allclose(inner, torch.diag(inner.diagonal()), atol=1e-6)
+        assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
 
 
 def test_an_interrupted_training_and_an_uninterrupted_one_agree_bit_for_bit(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_lab.models.loading import verify
+from p2p_lab.judge import Labels
+from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.reading import save_judge
+from p2p_lab.models import verify
+from p2p_lab.scenes import WORLDS
 from p2p_lab.training import TrainConfig, build, loop, save, train
 from p2p_lab.training.checkpoint import (
     ResumeError,
@@ -357,3 +363,23 @@ def test_both_published_sizes_can_be_built_and_have_the_resolutions_that_edits_n
     for size in SIZES.values():
         side = size.picture_size // size.scale
         assert side == 16 and len(size.unet_channels) == 2
+
+
+def test_the_benchmark_measures_a_pipeline_and_ends_with_one_line_of_json(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("model_benchmark", "benchmarks/model.py")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules["model_benchmark"] = benchmark
+    spec.loader.exec_module(benchmark)
+    labels = Labels.of_world(WORLDS["small"])
+    save_judge(JudgeNet(labels), labels, tmp_path / "judge", {"threshold": 0.5})
+    arguments = ["--model", str(exported), "--judge", str(tmp_path / "judge"), "--json"]
+    benchmark.main([*arguments, "--samples", "1"])
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    asked = ["object", "attribute", "scene", "held_out"]
+    assert {f"{name}_success" for name in asked} <= set(numbers)
+    assert all(0 <= numbers[name] <= 1 for name in ("pointing", "iou", "object_success"))
+    assert numbers["seconds_per_image"] > 0 and 0 < numbers["size_mb"] < 25
+    assert -10 < numbers["autoencoder_psnr"] < 60

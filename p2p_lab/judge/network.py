@@ -93,6 +93,12 @@ class JudgeNet(nn.Module):
             nn.Linear(48 + 64 + 16 + 96, 64), nn.ReLU(), nn.Linear(64, attributes)
         )
 
+    def outer(self) -> list[nn.Parameter]:
+        """Return the parameters of the first and the last layers."""
+        heads = (self.present, self.scene, self.attribute)
+        ends = [self.stem, self.masks, self.kind, *(head[-1] for head in heads)]
+        return [p for layer in ends for p in layer.parameters()]
+
     def forward(self, images: Tensor, hints: Tensor | None = None) -> Answers:
         """Read pictures.
 
@@ -128,7 +134,10 @@ class JudgeNet(nn.Module):
         """Return (B, O, A) from the features under each mask."""
         share = masks.detach().flatten(2)  # (B, O, 1024)
         share = share / (share.sum(-1, keepdim=True) + 1e-3)
-        coarse = F.adaptive_avg_pool2d(share.view(*share.shape[:2], MASK_SIZE, MASK_SIZE), 16).flatten(2) * 4
+        coarse = (
+            F.adaptive_avg_pool2d(share.view(*share.shape[:2], MASK_SIZE, MASK_SIZE), 16).flatten(2)
+            * 4
+        )
         fine = share @ y32.flatten(2).transpose(1, 2)  # (B, O, 48)
         wide = coarse @ y16.flatten(2).transpose(1, 2)  # (B, O, 64)
         batch, objects = share.shape[:2]

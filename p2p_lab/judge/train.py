@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,8 +22,8 @@ from torch.nn import functional as F
 from p2p_lab.judge.distort import distort
 from p2p_lab.judge.labels import Labels, Truth, true_answers
 from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
+from p2p_lab.judge.optim import Optimiser
 from p2p_lab.scenes import WORLDS, render, sample_scene
-from p2p_lab.training.optim import Optimiser
 
 FIRST_SEED = 2 * 10**9  # the generator's seeds stay below 10^9
 UNSEEN_EVERY = 8  # one picture in eight holds a pair of words that the generator never saw
@@ -132,7 +131,7 @@ def train(config: JudgeConfig, out: Path, *, save_seconds: float = 60.0) -> Judg
         net = JudgeNet(labels)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    optimiser = Optimiser(_inner_first(net), Accelerator(cpu=True), config.learning_rate, 1.5)
+    optimiser = Optimiser(net, net.outer(), config.learning_rate)
     step, spent = _resume(out, config, net, average, optimiser)
     started = saved = time.monotonic()
     recent: dict[str, float] = {}
@@ -153,15 +152,6 @@ def train(config: JudgeConfig, out: Path, *, save_seconds: float = 60.0) -> Judg
             _log(out, step * config.batch, seconds, fraction, recent)
     net.load_state_dict(average)
     return net.eval()
-
-
-def _inner_first(net: JudgeNet) -> list[tuple[str, torch.nn.Parameter]]:
-    """Name the parameters so that Muon leaves the first and the last layers to Adam."""
-    last = {id(p) for head in (net.masks, net.kind, net.stem) for p in head.parameters()}
-    last |= {id(p) for h in (net.present, net.scene, net.attribute) for p in h[-1].parameters()}
-    return [
-        (f"conv_out.{name}" if id(p) in last else name, p) for name, p in net.named_parameters()
-    ]
 
 
 def _fraction(config: JudgeConfig, step: int, seconds: float) -> float:
