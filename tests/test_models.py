@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_lab.models import ModelError, list_models, load, loading
-from p2p_lab.models.loading import verify
+from p2p_lab.models import ModelError, list_models, load, loading, verify
 from p2p_lab.models.vocabulary import unknown_words
 from p2p_lab.sampling import generate
 from tests.single_file import save_single_file

@@ -10,9 +10,12 @@ source may take. The room knows plans and probabilities; it knows no text encode
 """
 
 from p2p_lab.attention.blending import blend_mask, blend_sites
-from p2p_lab.attention.controller import Controller, ControllerState, Rows
-from p2p_lab.attention.records import AttentionStore, RunningMaps, nearest_size, resize
+from p2p_lab.attention.controller import Controller
+from p2p_lab.attention.mixing import mix_site
+from p2p_lab.attention.records import RunningMaps, nearest_size, resize
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
+from p2p_lab.attention.state import ControllerState, Rows
+from p2p_lab.attention.store import AttentionStore
 from p2p_lab.attention.tap import Call, Scores, attached
 from p2p_lab.attention.tape import AttentionTape, Fixed, taped_sites
 
@@ -32,6 +35,7 @@ __all__ = [
     "blend_mask",
     "blend_sites",
     "find_sites",
+    "mix_site",
     "nearest_size",
     "resize",
     "taped_sites",

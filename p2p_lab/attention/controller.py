@@ -11,61 +11,23 @@ the step; nothing is inferred by counting calls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from p2p_lab.attention.blending import blend_mask, blend_sites
-from p2p_lab.attention.records import AttentionStore, RunningMaps
+from p2p_lab.attention.mixing import injects, mix_site, mixes
+from p2p_lab.attention.records import RunningMaps
 from p2p_lab.attention.sites import Site
+from p2p_lab.attention.state import ControllerState, Rows
+from p2p_lab.attention.store import AttentionStore
 from p2p_lab.attention.tap import Call, Scores
 from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join
-from p2p_lab.edits import EditPlan, mix_cross
+from p2p_lab.edits import EditPlan
 from p2p_lab.tokens import Prompt
 
 SELF_MAP_PIXELS = 16 * 16
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Say which rows of the batch are whose; unconditional rows are named by neither.
-
-    Attributes:
-        source: The source pictures' conditional rows, or None if they are not in the batch.
-        target: The edited pictures' conditional rows, or None.
-    """
-
-    source: slice | None = None
-    target: slice | None = None
-
-
-@dataclass(eq=False)
-class ControllerState:
-    """Hold what has been recorded up to a step, so that a later run can go on from there."""
-
-    source: RunningMaps
-    target: RunningMaps
-    original: RunningMaps
-    masks: list[Tensor]
-    self_maps: RunningMaps = field(default_factory=RunningMaps)
-
-    @property
-    def nbytes(self) -> int:
-        """Tell how much memory the sums and masks take."""
-        running = (self.source, self.target, self.original)
-        sums = sum(total.nbytes for maps in running for total in maps.sums.values())
-        return sums + sum(mask.nbytes for mask in self.masks)
-
-    def copy(self) -> ControllerState:
-        """Return an independent copy."""
-        return ControllerState(
-            self.source.copy(),
-            self.target.copy(),
-            self.original.copy(),
-            list(self.masks),
-            self.self_maps.copy(),
-        )
 
 
 class Controller:
@@ -158,7 +120,9 @@ class Controller:
             if self._records_self(site):
                 self._add_self(site, source)
             return source
-        edited = self._mix(site, target, source)
+        edited = target
+        if self.plan is not None:
+            edited = mix_site(target, source, site, self.plan, self.step)
         if source is not None:
             self._add(self.state.source, site, source)
         self._add(self.state.target, site, edited)
@@ -234,16 +198,10 @@ class Controller:
         return self.record_self and site.has_image and site.pixels <= SELF_MAP_PIXELS
 
     def _mixes(self, site: Site) -> bool:
-        return self.plan is not None and site.has_text and self.plan.edits_cross(self.step)
+        return self.plan is not None and mixes(self.plan, site, self.step)
 
     def _injects(self, site: Site) -> bool:
-        plan = self.plan
-        return (
-            plan is not None
-            and site.has_image
-            and plan.edits_self(self.step)
-            and site.pixels <= plan.self_pixels
-        )
+        return self.plan is not None and injects(self.plan, site, self.step)
 
     def _apply_self(self, site: Site, call: Call) -> Tensor:
         """Inject a whole self-attention map: the source's queries and keys, the target's values.
@@ -281,33 +239,6 @@ class Controller:
             return False
         mixed = site.has_text and plan.needs_source_cross(self.step)
         return mixed or self._injects(site) or site.name in self._blend_names
-
-    def _mix(self, site: Site, target: Tensor, source: Tensor | None) -> Tensor:
-        """Apply the plan to the text block, and to the image block of a joint softmax."""
-        mixes, injects = self._mixes(site), self._injects(site)
-        if self.plan is None or not (mixes or injects):
-            return target
-        self._check_length(site, target.shape[-1])
-        source = target if source is None else source  # not used where the gain is 0
-        if site.kind == "cross":
-            return mix_cross(source, target, self.plan, self.step)
-        edited, keys = target.clone(), target.shape[-1]
-        text, image = site.text_keys(keys), site.image_keys(keys)
-        if mixes:
-            block = mix_cross(source[..., text], target[..., text], self.plan, self.step)
-            edited[..., text] = block
-        if injects:
-            edited[..., image] = source[..., image]
-        return edited
-
-    def _check_length(self, site: Site, keys: int) -> None:
-        text = site.text_keys(keys)
-        length = text.stop - text.start
-        if self.plan is not None and length != self.plan.length:
-            raise ValueError(
-                f"{site.name} attends to {length} text tokens and the plan was compiled for "
-                f"{self.plan.length}. Compile it with prompts of the model's own length."
-            )
 
     def _write(self, output: Tensor, probs: Tensor, call: Call, queries: slice) -> Tensor:
         """Replace the target's image rows of the native output by probs · v."""

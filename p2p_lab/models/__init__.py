@@ -6,6 +6,7 @@
 This room knows weights, text encoders and autoencoders. It knows nothing of edits and attention.
 """
 
+from p2p_lab.models.cards import verify
 from p2p_lab.models.denoiser import Conditioning, Defaults, Denoiser, ModelCard
 from p2p_lab.models.errors import ModelError
 from p2p_lab.models.loading import list_models, load
@@ -21,4 +22,5 @@ __all__ = [
     "StableDiffusionXL",
     "list_models",
     "load",
+    "verify",
 ]

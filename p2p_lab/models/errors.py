@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+REINSTALL = "Install the package, or download the model, again."
+
 
 class ModelError(ValueError):
     """Say why a model cannot be opened and what to do."""

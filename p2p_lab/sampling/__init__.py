@@ -11,7 +11,8 @@ from p2p_lab.sampling.editing import apply_plan, edit
 from p2p_lab.sampling.loop import Cancelled, Texts, Watch, predict, walk
 from p2p_lab.sampling.plain import generate
 from p2p_lab.sampling.runs import Run, Trajectory, noise_of
-from p2p_lab.sampling.schedules import ddim_step, euler_step, make_schedule, predict_clean
+from p2p_lab.sampling.schedules import make_schedule
+from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
 
 __all__ = [
     "Cancelled",

@@ -1,9 +1,7 @@
-"""Steps through noise: DDIM, Euler and first-order DPM-Solver++ as pure functions of one step.
-
-    z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε
+"""Tables of times and noise levels: DDIM, Euler and first-order DPM-Solver++.
 
 All three are first order: a step needs the latents before it and nothing else, so a run can be
-taken up at any step. The tables of times and noise levels are those of diffusers' schedulers.
+taken up at any step. The tables are those of diffusers' schedulers.
 """
 
 from __future__ import annotations
@@ -15,97 +13,10 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from p2p_lab.models.denoiser import Prediction
+from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
+
 Sampler = Literal["ddim", "euler", "dpm++"]
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-
-
-def predict_clean(
-    latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor, prediction: Prediction = "epsilon"
-) -> tuple[Tensor, Tensor]:
-    """Split noisy latents into the clean latents and the noise that the denoiser sees in them.
-
-    epsilon: ẑ_0 = (z − √(1−ᾱ) ε̂)/√ᾱ.  v: ẑ_0 = √ᾱ z − √(1−ᾱ) v̂,  ε̂ = √ᾱ v̂ + √(1−ᾱ) z
-    (Salimans and Ho 2022, arXiv 2202.00512).
-
-    Args:
-        latents: z_t, (B, C, h, w).
-        noise_pred: What the denoiser said, same shape.
-        alpha_bar: ᾱ_t, a scalar.
-        prediction: What it predicts.
-
-    Returns:
-        ẑ_0 and ε̂, same shape.
-    """
-    beta_bar = 1 - alpha_bar
-    if prediction == "epsilon":
-        return (latents - beta_bar**0.5 * noise_pred) / alpha_bar**0.5, noise_pred
-    if prediction == "v_prediction":
-        clean = alpha_bar**0.5 * latents - beta_bar**0.5 * noise_pred
-        return clean, alpha_bar**0.5 * noise_pred + beta_bar**0.5 * latents
-    return noise_pred, (latents - alpha_bar**0.5 * noise_pred) / beta_bar**0.5
-
-
-def ddim_step(
-    latents: Tensor,
-    noise_pred: Tensor,
-    alpha_bar: Tensor,
-    alpha_bar_next: Tensor,
-    *,
-    prediction: Prediction = "epsilon",
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-    clip: float | None = None,
-) -> Tensor:
-    """Take one DDIM step from noise level ᾱ to ᾱ' (Song et al. 2021, eq. 12).
-
-        z' = √ᾱ' ẑ_0 + √(1 − ᾱ' − σ²) ε̂ + σ ξ,    σ = η √((1−ᾱ')/(1−ᾱ)) √(1 − ᾱ/ᾱ')
-
-    With η = 0 it is deterministic and, with ᾱ' < ᾱ, runs backwards: that is DDIM inversion.
-
-    Args:
-        latents: z, (B, C, h, w).
-        noise_pred: What the denoiser said after guidance, same shape.
-        alpha_bar: ᾱ at the present noise level, a scalar.
-        alpha_bar_next: ᾱ' at the level to go to.
-        prediction: What the denoiser predicts.
-        eta: 0 for DDIM, 1 for DDPM's noise.
-        noise: ξ, same shape as latents; needed if eta > 0.
-        clip: Clamp ẑ_0 to ±clip, for models that were trained so.
-
-    Returns:
-        z', same shape.
-
-    Raises:
-        ValueError: If eta > 0 and no noise is given.
-    """
-    clean, direction = predict_clean(latents, noise_pred, alpha_bar, prediction)
-    if clip is not None:
-        clean = clean.clamp(-clip, clip)
-    if eta == 0:
-        return alpha_bar_next**0.5 * clean + (1 - alpha_bar_next) ** 0.5 * direction
-    if noise is None:
-        raise ValueError(f"A step with eta={eta} adds noise; pass noise of the latents' shape.")
-    variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
-    sigma = eta * variance.clamp_min(0) ** 0.5
-    ahead = (1 - alpha_bar_next - sigma**2).clamp_min(0) ** 0.5 * direction
-    return alpha_bar_next**0.5 * clean + ahead + sigma * noise
-
-
-def euler_step(latents: Tensor, clean: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """Take one Euler step of the probability-flow equation (Karras et al. 2022, algorithm 1).
-
-        x' = x + (σ' − σ) (x − x̂_0)/σ,    x = z/√ᾱ,  σ = √(1−ᾱ)/√ᾱ
-
-    Args:
-        latents: x, (B, C, h, w).
-        clean: x̂_0, same shape.
-        sigma: Present noise level, a scalar.
-        sigma_next: Level to go to.
-
-    Returns:
-        x', same shape.
-    """
-    return latents + (sigma_next - sigma) * (latents - clean) / sigma
 
 
 class Schedule(Protocol):
