@@ -65,6 +65,7 @@ _ROOMS = {
     ),
     "widgets": ("AttentionExplorer", "EditPanel", "InversionPanel"),
     "scenes": ("Scene", "caption", "render", "sample_scene"),
+    "judge": ("Judge", "load_judge"),
     "training": ("TrainConfig", "build", "save", "train"),
     "checks": ("check",),
 }
