@@ -11,14 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gates
 import nbformat
-import nbval_pictures
-import notebooks as tool
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+
+import gates
+import nbval_pictures
+import notebooks as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = tool.all_notebooks()
@@ -105,6 +106,10 @@ def _long(n: Any) -> None:
     n.cells[4].source = "\n".join(f"x{i} = {i}" for i in range(13))
 
 
+def _wide(n: Any) -> None:
+    n.cells[4].source = "x = '" + "y" * 120 + "'"
+
+
 def _definition(n: Any) -> None:
     n.cells[4].source = "%matplotlib inline\ndef g():\n    pass"
 
@@ -161,6 +166,7 @@ def _big(n: Any) -> None:
         (_too_many_skipped, "at most 10 %"),
         (_comment_marker, "use a cell tag"),
         (_long, "has 13 lines"),
+        (_wide, "columns wide"),
         (_definition, "defines g"),
         (_path_in_source, "absolute path"),
         (_path_in_output, "absolute path"),

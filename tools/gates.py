@@ -13,6 +13,7 @@ import nbformat
 MOST_BYTES = 1_000_000
 MOST_LINES = 12
 MOST_LESSON_LINES = 15
+MOST_COLUMNS = 120
 MOST_SKIPPED = 0.10
 MOST_SECONDS = 60
 MOST_MEGABYTES = 1000
@@ -81,12 +82,15 @@ def skip_budget(notebook: Notebook) -> Iterator[str]:
 
 
 def cell_length(notebook: Notebook) -> Iterator[str]:
-    """Code cells fit on a screen: 12 lines, 15 for the mechanism of a lesson."""
+    """Code cells fit on a screen: 12 lines of 120 columns, 15 for the mechanism of a lesson."""
     for cell in code_cells(notebook):
         most = MOST_LESSON_LINES if "lesson" in tags(cell) else MOST_LINES
         count = len([line for line in cell.source.splitlines() if line.strip()])
         if count > most and not tags(cell) & {"solution"}:
             yield f"{_first(cell)} has {count} lines; at most {most} are read."
+        widest = max(len(line) for line in cell.source.splitlines())
+        if widest > MOST_COLUMNS:
+            yield f"{_first(cell)} is {widest} columns wide; {MOST_COLUMNS} fit beside the menu."
 
 
 def definitions(notebook: Notebook) -> Iterator[str]:
