@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -591,17 +592,22 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def upload(control: Any, content: bytes) -> None:
+    """Choose a file, in the form of the ipywidgets that is installed."""
+    about = {"name": "x.png", "type": "image/png", "size": len(content)}
+    if isinstance(control.value, dict):  # ipywidgets 7
+        control.value = {"x.png": {"metadata": about, "content": content}}
+    else:
+        now = datetime.now(timezone.utc)
+        control.value = ({**about, "content": content, "last_modified": now},)
+
+
 def test_a_picture_that_is_uploaded_is_inverted_and_can_be_edited(sd32: Any, run: Run) -> None:
     panel = InversionPanel(sd32, steps=3, threaded=False)
     assert panel.run is None and "no picture yet" in panel._pictures[0].value
     panel.invert_button.click()
     assert "There is no picture yet" in panel.status.value
-    content = png(run.image.resize((50, 40)))
-    panel.fields["upload"].set_trait(
-        "value",
-        ({"name": "x.png", "type": "image/png", "size": len(content), "content": content,
-          "last_modified": __import__("datetime").datetime.now()},),
-    )  # fmt: skip
+    upload(panel.fields["upload"], png(run.image.resize((50, 40))))
     assert "press Invert" in panel.status.value
     panel.invert_button.click()
     assert "Say in a few words" in panel.status.value
