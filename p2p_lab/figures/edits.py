@@ -40,17 +40,16 @@ def show_edit(
     three = [to_array(picture) for picture in (source, plain, edited)]
     summary = edit_summary(three[0], three[1], three[2], mask)
     kept = "background" if mask is not None else "picture"
-    said = [
-        _text(source),
+    numbers = [
         f"{kept} {_decibels(summary.kept_psnr_plain)}, changed {summary.changed_plain:.0%}",
         f"{kept} {_decibels(summary.kept_psnr)}, changed {summary.changed:.0%}",
     ]
+    below = [_lines(_text(source)), *map(_lines, numbers, (_text(plain), _text(edited)))]
     figure, grid = panels(3, columns=3, size=2.6)
-    for ax, picture, run, title, below in zip(
-        grid.flat, three, (source, plain, edited), titles, said, strict=True
-    ):
-        prompt = _text(run)
-        show_picture(ax, picture, title, below=_lines(below, prompt if below != prompt else ""))
+    figure.set_figheight(figure.get_figheight() + 0.16 * max(text.count("\n") for text in below))
+    for ax, picture, title, text in zip(grid.flat, three, titles, below, strict=True):
+        show_picture(ax, picture, title, below=text)
+        ax.set_anchor("N")
         if mask is not None:
             ax.contour(to_array(mask)[..., 0], levels=[0.5], colors="white", linewidths=0.8)
     prompts = f' of "{_text(source)}" to "{_text(edited)}"' if _text(source) else ""
