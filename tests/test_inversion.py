@@ -738,3 +738,19 @@ def test_a_wrong_number_of_prompts_is_refused(
 ) -> None:
     assert main(["invert", *line, *prompts]) == 2
     assert "prompt(s) after the picture" in capsys.readouterr().err
+
+
+# figures ----------------------------------------------------------------------------------------
+
+
+def test_figures_of_inversion_say_their_numbers(inverted: dict[str, Run]) -> None:
+    from p2p_lab.figures import alt_text, show_cost, show_drift, show_losses, to_png
+
+    pivots = inverted["direct"].trajectory.latents
+    drift = show_drift({"direct": inverted["direct"], "ddim": inverted["ddim"]}, pivots)
+    assert "direct ends 0.00 apart" in alt_text(drift)
+    assert "falls by 50%" in alt_text(show_losses([(4.0, 2.0), (1.0, 0.5)]))
+    cost = show_cost({"direct": (40, 30.0), "ddim": (60, 20.0)})
+    assert "direct 30.0 at 40" in alt_text(cost) and to_png(cost)
+    with pytest.raises(ValueError, match="same number of steps"):
+        show_drift({"direct": inverted["direct"]}, pivots[1:])

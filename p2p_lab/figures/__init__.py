@@ -8,6 +8,7 @@ no algorithm: what it draws was computed elsewhere.
 
 from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, to_png
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
+from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
 from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
 from p2p_lab.figures.plans import show_alignment, show_plan
 from p2p_lab.figures.runs import show_blend, show_trajectory
@@ -20,7 +21,10 @@ __all__ = [
     "overlay",
     "show_alignment",
     "show_blend",
+    "show_cost",
+    "show_drift",
     "show_edit",
+    "show_losses",
     "show_map",
     "show_maps",
     "show_pictures",
