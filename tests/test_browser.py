@@ -6,6 +6,7 @@ tests are skipped.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -29,6 +30,11 @@ LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
 SECONDS = 300  # for what a loaded machine may need
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
+# All cells stay in the page, and nothing pops up over them.
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 # Messages of the browser that say nothing about the page's own code.
 HARMLESS = ("favicon", "the server responded with a status of 404", "ResizeObserver loop")
 
@@ -67,6 +73,11 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
             "--LabApp.extension_manager=readonly",
         ),
     ]
+    settings = home / "settings" / "@jupyterlab"
+    for name, value in SETTINGS.items():
+        path = settings / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value), encoding="utf-8")
     log = (folder / "lab.log").open("wb")
     lab = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -132,18 +143,24 @@ def open_notebook(
     return page, errors
 
 
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((p) => p.textContent)"
+BEGUN = f"{PROMPTS}.some((p) => /[*\\d]/.test(p))"
+DONE = f"{BEGUN} && !{PROMPTS}.some((p) => p.includes('*'))"
+
+
 def run_all(page: Any) -> None:
     """Run every cell and wait until the kernel has answered all of them."""
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells")
-    page.wait_for_function(
-        """() => {
-          const cells = [...document.querySelectorAll('.jp-CodeCell')];
-          const prompts = cells.map((c) => c.querySelector('.jp-InputPrompt')?.textContent ?? '');
-          return prompts.length > 0 && prompts.every((p) => !p.includes('*'))
-            && prompts.some((p) => /\\[\\d+\\]/.test(p));
-        }"""
-    )
+    from playwright.sync_api import TimeoutError as TooLate
+
+    for _ in range(5):  # a click before the kernel is there does nothing
+        page.click(".lm-MenuBar-item:has-text('Run')")
+        page.click(".lm-Menu-item:has-text('Run All Cells')")
+        try:
+            page.wait_for_function(BEGUN, timeout=20_000)
+            break
+        except TooLate:
+            continue
+    page.wait_for_function(DONE)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
 
 
@@ -171,6 +188,9 @@ def prepare(folder: Path, sd_folder: Path) -> str:
 
     if LESSON.exists() and list_models():
         notebook = nbformat.read(LESSON, as_version=4)
+        for cell in notebook.cells:  # what is seen afterwards was made in the browser
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
         notebook.cells.append(nbformat.v4.new_code_cell(EXPLORER.format(model="")))
         nbformat.write(notebook, folder / LESSON.name)
         return LESSON.name
