@@ -11,11 +11,11 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from PIL import Image
-from worlds import tiny_tokenizer
 
 from p2p_lab import figures
 from p2p_lab.edits import LocalBlend, Replace, Reweight, compile_edits
 from p2p_lab.tokens import Prompt, align_words
+from worlds import tiny_tokenizer
 
 RNG = np.random.default_rng(5)
 

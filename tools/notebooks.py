@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+
 from gates import code_cells, failures, tags
 
 ROOT = Path(__file__).resolve().parents[1]
