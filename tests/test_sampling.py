@@ -237,9 +237,7 @@ FADERS = {
 
 
 @pytest.mark.parametrize("record", ["store", "none"])
-def test_adding_or_dropping_a_blend_equals_the_edit_from_scratch(
-    sd: Denoiser, record: Any
-) -> None:
+def test_adding_or_dropping_a_blend_equals_the_edit_from_scratch(sd: Denoiser, record: Any) -> None:
     source = generate(sd, CAT, seed=3, steps=STEPS)
     late = (Replace(cross=(0.2, 0.4)), LocalBlend("cat", "dog", start=0.6, threshold=0.9))
     for edits in (late[:1], late, late[:1]):

@@ -84,23 +84,15 @@ class Controller:
         """Compute the attention's output, (B, heads, Q, d): native but for edited rows."""
         if site.kind == "self":
             return self._apply_self(site, call)
-        output = call.native()
         queries = site.image_queries(call.query.shape[2])
-        source = self._source_entry(site, call, queries)
-        kept: Entry | None = source
         if self.rows.target is not None:
-            own = call.scores(self.rows.target, queries)
-            kept = own
-            if self._records(site) or self._mixes(site) or self._injects(site):
-                probs = own.probs()
-                edited = self.attend(site, probs, None if source is None else source.probs())
-                if edited is not probs:
-                    kept = Fixed(edited.to(call.query.dtype))
-                    output = self._write(output, edited, call, queries)
-        elif source is not None and (self._records(site) or self._records_self(site)):
-            self.attend(site, None, source.probs())
-        self._keep(site, kept)
-        return output
+            return self._apply_edit(site, call, queries, self.rows.target)
+        if self.rows.source is not None:
+            own = call.scores(self.rows.source, queries)
+            if self._records(site) or self._records_self(site):
+                self.attend(site, None, own.probs())
+            self._keep(site, own)
+        return call.native()
 
     def attend(self, site: Site, target: Tensor | None, source: Tensor | None) -> Tensor:
         """Record, then mix.
@@ -114,20 +106,19 @@ class Controller:
             The target's probabilities after the edit: a new tensor, or `target` itself where the
             plan changes nothing. Without a target the source's are returned unchanged.
         """
+        if source is not None:
+            self._add(self.state.source, site, source)
         if target is None:
             assert source is not None
-            self._add(self.state.source, site, source)
             if self._records_self(site):
                 self._add_self(site, source)
             return source
         edited = target
         if self.plan is not None:
             edited = mix_site(target, source, site, self.plan, self.step)
-        if source is not None:
-            self._add(self.state.source, site, source)
-        self._add(self.state.target, site, edited)
+        mean = self._add(self.state.target, site, edited)
         if self.plan is not None and self.record:
-            self._add(self.state.original, site, target)
+            self._add(self.state.original, site, target, mean if edited is target else None)
         return edited
 
     def end_step(self, latents: Tensor, source_latents: Tensor | None) -> Tensor:
@@ -195,7 +186,8 @@ class Controller:
         return (self.record and site.pixels <= self.map_pixels) or site.name in self._blend_names
 
     def _records_self(self, site: Site) -> bool:
-        return self.record_self and site.has_image and site.pixels <= SELF_MAP_PIXELS
+        wanted = self.record_self and self.rows.target is None
+        return wanted and site.has_image and site.pixels <= SELF_MAP_PIXELS
 
     def _mixes(self, site: Site) -> bool:
         return self.plan is not None and mixes(self.plan, site, self.step)
@@ -227,7 +219,7 @@ class Controller:
 
     def _source_entry(self, site: Site, call: Call, queries: slice) -> Entry | None:
         """Return the source's attention if it is needed, from the batch or from the tape."""
-        if self.rows.target is not None and not self._needs_source(site):
+        if not self._needs_source(site):
             return None
         if self.rows.source is not None:
             return call.scores(self.rows.source, queries)
@@ -240,22 +232,41 @@ class Controller:
         mixed = site.has_text and plan.needs_source_cross(self.step)
         return mixed or self._injects(site) or site.name in self._blend_names
 
-    def _write(self, output: Tensor, probs: Tensor, call: Call, queries: slice) -> Tensor:
-        """Replace the target's image rows of the native output by probs · v."""
-        rows = self.rows.target
+    def _apply_edit(self, site: Site, call: Call, queries: slice, rows: slice) -> Tensor:
+        """Edit the target's rows of a site that looks at text; the others are native."""
+        own = call.scores(rows, queries)
+        if not (self._records(site) or self._mixes(site) or self._injects(site)):
+            self._keep(site, own)
+            return call.native()
+        source = self._source_entry(site, call, queries)
+        probs = own.probs()
+        edited = self.attend(site, probs, None if source is None else source.probs())
+        if edited is probs:
+            self._keep(site, own)
+            return call.native()
+        self._keep(site, Fixed(edited.to(call.query.dtype)))
         value = call.value[rows]
-        new = (probs @ value.to(probs.dtype)).to(output.dtype)  # (B, heads, pixels, d)
-        if output.requires_grad:
-            output = output.clone()
+        new = (edited @ value.to(edited.dtype)).to(value.dtype)  # (B, heads, pixels, d)
+        if site.queries == "I" and rows.stop == call.query.shape[0]:
+            return torch.cat([call.native(rows=slice(0, rows.start)), new])
+        output = call.native().clone()
         output[rows, :, queries] = new
         return output
 
-    def _add(self, maps: RunningMaps, site: Site, probs: Tensor) -> None:
-        if self._records(site):
-            maps.add(site.name, probs[..., site.text_keys(probs.shape[-1])])
+    def _add(
+        self, maps: RunningMaps, site: Site, probs: Tensor, mean: Tensor | None = None
+    ) -> Tensor | None:
+        """Add a site's maps of words, whose mean over heads may be known already; return it."""
+        if not self._records(site):
+            return None
+        if mean is None:
+            mean = probs[..., site.text_keys(probs.shape[-1])].mean(dim=1)  # (B, pixels, L)
+        maps.add(site.name, mean)
+        return mean
 
     def _add_self(self, site: Site, probs: Tensor) -> None:
-        self.state.self_maps.add(site.name, probs[..., site.image_keys(probs.shape[-1])])
+        mean = probs[..., site.image_keys(probs.shape[-1])].mean(dim=1)  # (B, pixels, pixels)
+        self.state.self_maps.add(site.name, mean)
 
     def _keep(self, site: Site, entry: Entry | None) -> None:
         if not self.keep or entry is None or site.name not in self.keep[0].sites:

@@ -27,10 +27,10 @@ class RunningMaps:
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, name: str, probs: Tensor) -> None:
-        """Add the probabilities (B, heads, pixels, keys) of one step at one site."""
-        mean = probs.mean(dim=1)  # (B, pixels, keys)
-        self.sums[name] = self.sums[name].add_(mean) if name in self.sums else mean
+    def add(self, name: str, mean: Tensor) -> None:
+        """Add one step's probabilities at one site, averaged over heads, (B, pixels, keys)."""
+        mean = mean.detach()
+        self.sums[name] = self.sums[name].add_(mean) if name in self.sums else mean.clone()
 
     def copy(self) -> RunningMaps:
         """Return an independent copy of the sums so far."""

@@ -38,11 +38,21 @@ class Call:
     value: Tensor
     options: Mapping[str, Any]
 
-    def native(self, query: Tensor | None = None, key: Tensor | None = None) -> Tensor:
-        """Run the kernel that diffusers would have run, (B, heads, Q, d)."""
-        q = self.query if query is None else query
-        k = self.key if key is None else key
-        output: Tensor = F.scaled_dot_product_attention(q, k, self.value, **self.options)
+    def native(
+        self,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        *,
+        rows: slice = slice(None),  # noqa: B008 - a constant
+    ) -> Tensor:
+        """Run the kernel that diffusers would have run on these rows, (rows, heads, Q, d)."""
+        q = (self.query if query is None else query)[rows]
+        k = (self.key if key is None else key)[rows]
+        options = dict(self.options)
+        mask = options.get("attn_mask")
+        if mask is not None and mask.shape[0] == self.query.shape[0]:
+            options["attn_mask"] = mask[rows]
+        output: Tensor = F.scaled_dot_product_attention(q, k, self.value[rows], **options)
         return output
 
     def scores(self, rows: slice, queries: slice) -> Scores:

@@ -58,7 +58,7 @@ class AttentionTape:
         Keys that come from the text alone are the same at every step and kept once.
         """
         if isinstance(entry, Fixed):
-            self.entries[step, site.name] = Fixed(entry.values.clone())
+            self.entries[step, site.name] = Fixed(_copy(entry.values))
             return
         key, mask = entry.key, entry.mask
         if site.kind == "cross":
@@ -133,4 +133,4 @@ def join(entries: Sequence[Entry]) -> Entry:
 
 def _copy(tensor: Tensor) -> Tensor:
     """Copy to memory of its own: a view would keep the whole batch alive."""
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
