@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 CMAP = "viridis"  # perceptually uniform, and its lightness still rises when printed in grey
 DPI = 100
 SMALL, NORMAL = 8.0, 9.5  # points
+TITLE_WIDTH = 26  # letters before a title is broken
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +99,7 @@ def to_array(image: Any) -> Floats:
     return np.clip(rgb, 0, 1)  # (H, W, 3)
 
 
-def say(ax: Axes, title: str, *, below: str = "", width: int = 26) -> None:
+def say(ax: Axes, title: str, *, below: str = "", width: int = TITLE_WIDTH) -> None:
     """Write a wrapped title above an axes and a line below it, as plain text (no mathematics)."""
     wrapped = "\n".join(textwrap.wrap(title, width) or [""])
     ax.set_title(wrapped, fontsize=NORMAL, parse_math=False)

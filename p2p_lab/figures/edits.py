@@ -6,7 +6,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from p2p_lab.figures._style import LabFigure, describe, new_figure, panels, show_picture, to_array
+from p2p_lab.figures._style import (
+    TITLE_WIDTH,
+    LabFigure,
+    describe,
+    new_figure,
+    panels,
+    show_picture,
+    to_array,
+)
 from p2p_lab.metrics import edit_summary, psnr
 
 Picture = Any  # a Run, a PIL image, a numpy array (H, W, C) or a torch tensor (C, H, W)
@@ -116,7 +124,8 @@ def show_pictures(pictures: Sequence[Picture], titles: Sequence[str] = ()) -> La
     names = list(titles) or [_text(p) for p in pictures]
     if len(names) != len(pictures) or not names:
         raise ValueError(f"Give one title a picture, got {len(pictures)} and {len(names)}.")
-    figure = new_figure(2.3 * len(pictures), 2.8)
+    lines = max(len(textwrap.wrap(name, TITLE_WIDTH)) for name in names)
+    figure = new_figure(2.3 * len(pictures), 2.36 + 0.2 * lines)
     for i, (picture, title) in enumerate(zip(pictures, names, strict=True)):
         show_picture(figure.add_subplot(1, len(pictures), i + 1), picture, title)
     describe(figure, "Pictures side by side: " + "; ".join(n or "untitled" for n in names) + ".")
