@@ -158,6 +158,19 @@ def test_reset_brings_the_first_picture_back(panel: EditPanel) -> None:
     assert panel.faders["dog"].value == 1.0
 
 
+def test_a_recipe_keeps_the_size_and_sampler_of_its_source(sd32: Any) -> None:
+    wide = generate(sd32, SOURCE, seed=1, steps=3, size=(24, 32), sampler="euler")
+    panel = EditPanel(source=wide, target=TARGET, threaded=False)
+    again = EditPanel.from_recipe(panel.recipe.to_json(), sd32, threaded=False)
+    assert torch.equal(again.edited.pixels, panel.edited.pixels)
+
+
+def test_an_edit_of_an_edit_is_no_picture_of_a_seed(panel: EditPanel) -> None:
+    second = EditPanel(source=panel.edited, target="a red dog on grass", threaded=False)
+    assert second.recipe.seed is None
+    assert "# source = the run" in second.code() and "generate" not in second.code()
+
+
 def test_the_panel_opens_with_the_edits_that_it_is_given(run: Run) -> None:
     how = [
         Refine(cross=(0, 0.6), self_attention=(0, 0.2)),

@@ -6,7 +6,6 @@ source, and from the step where it parts from the edit before it, so faders answ
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from p2p_lab.models import Denoiser, load
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import code_box
+from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import Frame, save_gif, save_strip
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.recipe import Recipe, recipe_of
@@ -47,9 +47,7 @@ class EditPanel(Panel):
         run: the source.
         edited: the newest finished edit.
         recipe: what made it, all of it.
-        fields: the controls by name: source, seed, target, method, cross, self_attention, blend,
-            blend_source, blend_target, threshold.
-        faders: the words' faders, by word (a second occurrence is "word (2)").
+        controls: what a reader can move.
 
     Raises:
         ValueError: the first edit cannot be made; later ones say why in the status line.
@@ -114,77 +112,31 @@ class EditPanel(Panel):
             start = recipe_of(self.run, start.target, edits, base=start)
         self.edited: Run = start.apply(self.run)
         self.recipe: Recipe = start
-        self._start, self._given, self._quiet = start, given, False
+        self._given = given
         self.frames: list[Frame] = []
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
-        self._controls(start)
+        self.controls = EditControls(
+            self.model, start, fixed=given is not None, changed=self.refresh
+        )
         self._lay_out()
         self._finished()
 
-    # Controls
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return the controls by name: source, target, seed, method, cross, and so on."""
+        return self.controls.fields
 
-    def _controls(self, start: Recipe) -> None:
-        blend = start.blend or ("", "")
-        self.fields: dict[str, Any] = {
-            "source": style.text("Source", start.source),
-            "seed": widgets.BoundedIntText(
-                value=start.seed or 0,
-                min=0,
-                max=2**31 - 1,
-                description="Seed",
-                continuous_update=False,
-                style={"description_width": "3em"},
-                layout=widgets.Layout(width="9.5em"),
-            ),
-            "target": style.text("Edit", start.target),
-            "method": widgets.Dropdown(
-                options=[("choose for me", "auto"), ("Replace words", "Replace"),
-                         ("Refine", "Refine")],
-                value=start.method,
-                description="Align",
-                style={"description_width": "3em"},
-                layout=widgets.Layout(width="13em"),
-            ),
-            "cross": style.slider("τ cross", start.cross, 0, 1),
-            "self_attention": style.slider("τ self", start.self_attention, 0, 1),
-            "blend": widgets.Checkbox(
-                value=start.blend is not None,
-                description="only where these words look",
-                indent=False,
-                layout=widgets.Layout(width="auto"),
-            ),
-            "blend_source": _word_field("source", blend[0]),
-            "blend_target": _word_field("edit", blend[1]),
-            "threshold": style.slider("threshold", start.threshold, 0, 1),
-        }  # fmt: skip
-        self.faders: dict[str, Any] = {}
-        self._desk = style.row(flex_flow="row nowrap", align_items="stretch")
-        self._desk.add_class("p2p-faders")
-        self._fill_desk(start)
-        fixed = self._given is not None
-        self.fields["source"].disabled = self.fields["seed"].disabled = fixed
-        for name, field in self.fields.items():
-            field.observe(self._changed_target if name == "target" else self._changed, "value")
-
-    def _fill_desk(self, recipe: Recipe) -> None:
-        """Give every word of the target a fader; a word that was there keeps its weight."""
-        weights = {(word.casefold(), n): scale for word, n, scale in recipe.scales}
-        for old in self.faders.values():
-            old.unobserve_all()
-        self.faders = {}
-        for label, word, n in _words(self.model, recipe.target):
-            one = style.fader(label, weights.get((word.casefold(), n), 1.0))
-            one.observe(self._changed, "value")
-            self.faders[label] = one
-        self._desk.children = tuple(self.faders.values())
+    @property
+    def faders(self) -> dict[str, Any]:
+        """Return the words' faders, by word; a second occurrence is "word (2)"."""
+        return self.controls.faders
 
     def _lay_out(self) -> None:
-        fields = self.fields
         next_seed = style.button("Next", "Draw the source from the next seed", icon="refresh")
         next_seed.disabled = self._given is not None
         next_seed.on_click(lambda _: self._next_seed())
         reset = style.button("Reset", "Set every control back to where it began", icon="undo")
-        reset.on_click(lambda _: self.set(self._start))
+        reset.on_click(lambda _: self.set(self.controls.start))
         self._code = code_box()
         self.copy_button = style.button("Copy as code", "Show and copy the lines of this edit")
         self.copy_button.on_click(lambda _: self._show_code())
@@ -194,75 +146,23 @@ class EditPanel(Panel):
         self.strip_button.on_click(lambda _: self._save("strip"))
         self.gif_button = style.button("GIF", "Write source and edits one after another")
         self.gif_button.on_click(lambda _: self._save("gif"))
-        controls = style.column(
-            style.head("Source attention until"),
-            fields["cross"],
-            fields["self_attention"],
-            style.head("Local edit"),
-            fields["blend"],
-            fields["blend_source"],
-            fields["blend_target"],
-            fields["threshold"],
-            flex="1 1 16em",
-            width="auto",
-        )
+        fields = self.fields
         self.show(
             style.row(fields["source"], fields["seed"], next_seed),
             style.row(fields["target"], fields["method"]),
-            style.row(*self._pictures, controls, align_items="flex-start"),
+            style.row(*self._pictures, self.controls.column(), align_items="flex-start"),
             style.head("Faders", "how loud each word is: 1 as it was, 0 off, below 0 away from it"),
-            self._desk,
+            self.controls.desk,
             self.footer(
                 reset, self.copy_button, self.recipe_button, self.strip_button, self.gif_button
             ),
             self._code,
         )
 
-    # What the controls say
-
-    def wanted(self) -> Recipe:
-        """Return what the controls are set to; `recipe` follows when its picture is made.
-
-        Raises:
-            ValueError: the target is no prompt that the model can read.
-        """
-        value = {name: field.value for name, field in self.fields.items()}
-        blend = (value["blend_source"], value["blend_target"] or value["blend_source"])
-        return self._start.with_(
-            source=value["source"],
-            target=value["target"],
-            seed=self._start.seed if self._given is not None else value["seed"],
-            method=value["method"],
-            cross=round(value["cross"], 4),
-            self_attention=round(value["self_attention"], 4),
-            scales=tuple(
-                (word, n, round(self.faders[label].value, 4))
-                for label, word, n in _words(self.model, value["target"])
-                if label in self.faders and round(self.faders[label].value, 4) != 1
-            ),
-            blend=blend if value["blend"] else None,
-            threshold=round(value["threshold"], 4),
-        )
-
     def set(self, recipe: Recipe) -> None:
         """Set the controls to a recipe, and make its picture."""
-        blend = recipe.blend or ("", "")
-        values = {
-            "source": recipe.source,
-            "target": recipe.target,
-            "seed": recipe.seed or 0,
-            "method": recipe.method,
-            "cross": recipe.cross,
-            "self_attention": recipe.self_attention,
-            "blend": recipe.blend is not None,
-            "blend_source": blend[0],
-            "blend_target": blend[1],
-            "threshold": recipe.threshold,
-        }
-        with self._quietly():
-            for name, value in values.items():
-                self.fields[name].value = value
-            self._fill_desk(recipe)
+        with self.handling():
+            self.controls.set(recipe)
         self.refresh()
 
     def code(self) -> str:
@@ -272,26 +172,17 @@ class EditPanel(Panel):
 
     # Handlers: each calls one public function
 
-    def _changed(self, change: Any = None) -> None:
-        if not self._quiet:
-            self.refresh()
-
-    def _changed_target(self, change: Any) -> None:
-        if self._quiet:
-            return
-        with self.handling():
-            self._fill_desk(self.wanted())
-        self.refresh()
-
     def _next_seed(self) -> None:
         self.fields["seed"].value = self.fields["seed"].value + 1
 
     def refresh(self) -> None:
         """Make the picture that the controls ask for; only the newest request is shown."""
+        with self.handling():
+            self.controls.fill_desk(self.controls.wanted())
 
         def job(ticket: Ticket) -> None:
-            recipe, run = self.wanted(), self.run
-            again = self._given is None and _source_of(recipe) != _source_of_run(run)
+            recipe, run = self.controls.wanted(), self.run
+            again = self._given is None and recipe.another_source(run)
             self._paint(old=True, source_too=again)
             if again:
                 on_step = self.report(ticket, "Drawing the source")
@@ -359,14 +250,6 @@ class EditPanel(Panel):
             old=old,
         )
 
-    @contextlib.contextmanager
-    def _quietly(self) -> Any:
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
-
     # Static form
 
     def figure(self) -> LabFigure:
@@ -389,33 +272,13 @@ class EditPanel(Panel):
 
 def _settings_of(run: Run, recipe: Recipe) -> Recipe:
     return recipe.with_(
-        seed=run.seed,
+        seed=run.seed if run.plan is None else None,
         steps=run.steps,
         guidance_scale=run.guidance_scale,
         negative=run.negative,
+        size=run.size,
+        sampler=run.sampler,
     )
-
-
-def _source_of(recipe: Recipe) -> tuple[str, int | None]:
-    return recipe.source, recipe.seed
-
-
-def _source_of_run(run: Run) -> tuple[str, int | None]:
-    return run.prompt.text, run.seed
-
-
-def _words(model: Denoiser, text: str) -> list[tuple[str, str, int]]:
-    """Return label, word and occurrence of each word that can have a fader."""
-    prompt = model.prompt(text)
-    found: list[tuple[str, str, int]] = []
-    seen: dict[str, int] = {}
-    for word in prompt.words:
-        if not any(character.isalnum() for character in word):
-            continue
-        n = seen.get(word.casefold(), 0)
-        seen[word.casefold()] = n + 1
-        found.append((f"{word} ({n + 1})" if n else word, word, n))
-    return found
 
 
 def _numbers(source: Run, edited: Run) -> str:
@@ -431,14 +294,3 @@ def _summary(recipe: Recipe) -> str:
     if recipe.blend is not None:
         said.append(f"only at {' / '.join(dict.fromkeys(recipe.blend))}")
     return ", ".join(said)
-
-
-def _word_field(label: str, value: str) -> Any:
-    return widgets.Text(
-        value=value,
-        description=label,
-        placeholder="word, word",
-        continuous_update=False,
-        style={"description_width": "5em"},
-        layout=widgets.Layout(width="100%"),
-    )

@@ -17,6 +17,7 @@ from p2p_lab.edits import Edit, LocalBlend, Refine, Replace, Reweight, default_e
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, edit, generate
 from p2p_lab.sampling.editing import model_of
+from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import Prompt
 
 Method = Literal["auto", "Replace", "Refine"]
@@ -30,7 +31,8 @@ class Recipe:
     Attributes:
         source: the source's prompt.
         target: the edit's prompt.
-        seed: of the source's noise; None when the source was measured from a photograph.
+        seed: of the source's noise; None when a prompt and a seed do not make the source: it was
+            measured from a photograph, or is an edit itself.
         method: how the prompts are aligned; "auto" lets the two prompts decide.
         cross: end of the cross-attention window, the paper's τ.
         self_attention: end of the self-attention window.
@@ -40,6 +42,8 @@ class Recipe:
         steps: number of denoising steps; None takes the model's.
         guidance_scale: of source and edit; None takes the model's.
         negative: the negative prompt.
+        size: height and width; None takes the model's.
+        sampler: name of the sampler.
         model: name of the model.
     """
 
@@ -55,6 +59,8 @@ class Recipe:
     steps: int | None = None
     guidance_scale: float | None = None
     negative: str = ""
+    size: tuple[int, int] | None = None
+    sampler: Sampler = "ddim"
     model: str = ""
     format: int = field(default=FORMAT, repr=False)
 
@@ -88,8 +94,14 @@ class Recipe:
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             negative=self.negative,
+            size=self.size,
+            sampler=self.sampler,
             **watch,
         )
+
+    def another_source(self, run: Run) -> bool:
+        """Tell whether the recipe's source is another picture than this one."""
+        return (self.source, self.seed) != (run.prompt.text, run.seed)
 
     def apply(self, source: Run, **watch: Any) -> Run:
         """Make the edit of a source picture; `watch` goes to `edit`."""
@@ -114,7 +126,8 @@ class Recipe:
             if extra or found.get("format") != FORMAT:
                 raise ValueError(f"unknown fields {sorted(extra)}, format {found.get('format')!r}")
             found["scales"] = tuple((str(w), int(n), float(c)) for w, n, c in found["scales"])
-            blend = found["blend"]
+            blend, size = found["blend"], found["size"]
+            found["size"] = None if size is None else (int(size[0]), int(size[1]))
             found["blend"] = None if blend is None else (str(blend[0]), str(blend[1]))
             return Recipe(**found)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -136,7 +149,7 @@ class Recipe:
             source: the source, for its exact settings; a measured one is called `source` as is.
         """
         names = sorted({type(one).__name__ for one in edits})
-        made = source is None or source.seed is not None
+        made = self.seed is not None
         imports = [*names, "edit", *(("generate", "load") if made else ())]
         lines = [f"from p2p_lab import {', '.join(imports)}", ""]
         lines += _source_lines(self, source) if made else ["# source = the run that you edited"]
