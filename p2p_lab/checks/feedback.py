@@ -88,7 +88,7 @@ def _card(look: str, head: str, title: str, message: str, after: str, *, code: b
     sign, colour = _LOOK[look]
     head, title, message, after = (html.escape(text) for text in (head, title, message, after))
     body = (
-        f'<pre style="margin:.5em 0 0;overflow-x:auto">{message}</pre>'
+        f'<pre style="margin:.5em 0 0;overflow-x:auto;white-space:pre">{message}</pre>'
         if code
         else f'<div style="margin-top:.35em">{message}</div>'
     )

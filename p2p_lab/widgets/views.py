@@ -70,7 +70,7 @@ def self_view(store: AttentionStore, site: str, **choice: Any) -> MapView:
     maps = probs.reshape(-1, height, width)
     notes = tuple(
         f"Row {i // width + 1}, column {i % width + 1} of {height}×{width}: "
-        f"keeps {one[i // width, i % width]:.0%} for itself, strongest {one.max():.0%}."
+        f"keeps {one[i // width, i % width]:.1%} for itself, strongest {one.max():.1%}."
         for i, one in enumerate(maps)
     )
     return MapView((), maps, notes, (None,) * len(maps))

@@ -148,7 +148,7 @@ function render({ model, el }) {
       const note = document.createElement("div");
       note.textContent = model.get("notes")[index] ?? "";
       read.append(name, note);
-      top.textContent = ceiling(index).toFixed(2);
+      top.textContent = ceiling(index).toFixed(ceiling(index) < 0.1 ? 3 : 2);
     } else {
       read.textContent = positions()
         ? "Point at a place in the picture to see where it looks; arrow keys move the place."
