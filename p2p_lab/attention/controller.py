@@ -11,7 +11,6 @@ the step; nothing is inferred by counting calls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -213,9 +212,10 @@ class Controller:
         source = self._source_entry(site, call, everything)
         assert isinstance(source, Scores)
         self._keep(site, source)
-        query, key = call.query.clone(), call.key.clone()
-        query[rows], key[rows] = source.query, source.key
-        return call.native(query, key)
+        parts = [call.native(rows=slice(0, rows.start)), call.injected(rows, source)]
+        if rows.stop < call.query.shape[0]:
+            parts.append(call.native(rows=slice(rows.stop, None)))
+        return torch.cat(parts)
 
     def _source_entry(self, site: Site, call: Call, queries: slice) -> Entry | None:
         """Return the source's attention if it is needed, from the batch or from the tape."""
@@ -280,4 +280,4 @@ def _one(entry: Entry, picture: int) -> Entry:
     if isinstance(entry, Fixed):
         return Fixed(entry.values[row])
     mask = None if entry.mask is None else entry.mask[row]
-    return replace(entry, query=entry.query[row], key=entry.key[row], mask=mask)
+    return Scores(entry.query[row], entry.key[row], mask, entry.scale)

@@ -38,28 +38,31 @@ class Call:
     value: Tensor
     options: Mapping[str, Any]
 
-    def native(
-        self,
-        query: Tensor | None = None,
-        key: Tensor | None = None,
-        *,
-        rows: slice = slice(None),  # noqa: B008 - a constant
-    ) -> Tensor:
-        """Run the kernel that diffusers would have run on these rows, (rows, heads, Q, d)."""
-        q = (self.query if query is None else query)[rows]
-        k = (self.key if key is None else key)[rows]
-        options = dict(self.options)
-        mask = options.get("attn_mask")
-        if mask is not None and mask.shape[0] == self.query.shape[0]:
-            options["attn_mask"] = mask[rows]
-        output: Tensor = F.scaled_dot_product_attention(q, k, self.value[rows], **options)
-        return output
+    def native(self, *, rows: slice | None = None) -> Tensor:
+        """Run the kernel that diffusers would have run, (B, heads, Q, d), or some rows of it."""
+        if rows is None:
+            return _kernel(self.query, self.key, self.value, self.options)
+        options = {**self.options, "attn_mask": self._mask(rows)}
+        return _kernel(self.query[rows], self.key[rows], self.value[rows], options)
+
+    def injected(self, rows: slice, source: Scores) -> Tensor:
+        """Run it on some rows with the queries and keys of a source: its map, their values."""
+        value = self.value[rows]
+        query, key = source.query.to(value), source.key.to(value)
+        return _kernel(query, key, value, {**self.options, "attn_mask": self._mask(rows)})
+
+    def _mask(self, rows: slice) -> Tensor | None:
+        mask: Tensor | None = self.options.get("attn_mask")
+        if mask is None or mask.shape[0] == 1:
+            return mask
+        return mask[rows]
 
     def scores(self, rows: slice, queries: slice) -> Scores:
         """Return what the softmax needs for some rows of the batch and some queries."""
-        mask = self.options.get("attn_mask")
+        mask = self._mask(rows)
         if mask is not None:
-            mask = mask.expand(self.query.shape[0], *mask.shape[1:])[rows]
+            count = self.query[rows].shape[0]
+            mask = mask.expand(count, *mask.shape[1:])
             mask = mask[:, :, queries] if mask.shape[2] > 1 else mask
         scale = self.options.get("scale")
         scale = 1 / math.sqrt(self.query.shape[-1]) if scale is None else scale
@@ -94,6 +97,11 @@ class Scores:
         elif self.mask is not None:
             scores = scores + self.mask.to(wide)
         return scores.softmax(dim=-1)
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> Tensor:
+    output: Tensor = F.scaled_dot_product_attention(query, key, value, **options)
+    return output
 
 
 class Hands(Protocol):

@@ -132,5 +132,5 @@ def join(entries: Sequence[Entry]) -> Entry:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Copy to memory of its own: a view would keep the whole batch alive."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    """Copy to memory of its own, as it lies: a view would keep the whole batch alive."""
+    return tensor.detach().clone()
