@@ -48,7 +48,7 @@ lab: setup ## open the lessons in JupyterLab
 	$(BIN)/python -m p2p_lab lab
 
 demo: setup ## edit a picture of the bundled model and write it to OUT
-	$(BIN)/python -m p2p_lab edit "a red apple on a beach" "a lemon on a beach" --seed 3 \
+	$(BIN)/python -m p2p_lab edit "a red apple on a beach" "a lemon on a beach" --seed 1 \
 	  --figure '$(OUT)' --force
 
 lint: setup ## ruff and mypy, nothing run
