@@ -226,8 +226,6 @@ def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]
         facts[stage] = {**end, "slope": round(slope(log, key), 5)}
     digest = hashlib.sha256((run / "denoiser/log.jsonl").read_bytes()).hexdigest()
     facts = {"command": "", **facts, "log": digest, "metrics": numbers, "licence": LICENCE}
-    facts.setdefault("defaults", {"steps": STEPS, "guidance_scale": numbers["guidance_scale"]})
-    facts.setdefault("map_sites", numbers["sites"])
     facts["parameters"] = count_parameters(weights)
     return facts
 
@@ -262,11 +260,16 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument("--benchmark", type=Path, required=True, help="its last line, in a file")
     parser.add_argument("--matched", type=Path, help="the same of the run without supervision")
+    parser.add_argument(
+        "--sites", action="store_true", help="show the benchmark's sites by default"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
     numbers = json.loads(options.benchmark.read_text().splitlines()[-1])
     matched = json.loads(options.matched.read_text().splitlines()[-1]) if options.matched else None
     facts = collect(options.run, options.weights, numbers)
+    if options.sites:  # changes which maps every figure shows: run the notebooks again
+        facts["map_sites"] = numbers["sites"]
     if matched:
         facts["metrics_without_supervision"] = matched
     shared = figures(facts, numbers, matched)

@@ -168,6 +168,7 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
         if not name.endswith("num_batches_tracked")
     }
     save_file(tensors, draft / "judge.safetensors")
+    (draft / "judge.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner
     files = {"judge.safetensors": _sha256(draft / "judge.safetensors")}
     card = {"name": folder.name, "labels": labels.to_dict(), **facts, "files": files}
     (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
