@@ -111,8 +111,8 @@ def find_sites(module: nn.Module, latent_size: tuple[int, int]) -> dict[str, Sit
             f"The attention layout of a {type(module).__name__} is not known. "
             f"Known: {', '.join(_FAMILIES)}."
         )
-    processors: Any = module.attn_processors
-    names = [name.removesuffix(".processor") for name in processors]
+    # What module.attn_processors lists, without asking every layer for an attribute it lacks.
+    names = [n for n, part in module.named_modules() if hasattr(type(part), "get_processor")]
     return {name: family(module, name, latent_size) for name in names}
 
 

@@ -7,9 +7,9 @@ masks and residuals stay diffusers' own. This file knows nothing of edits or rec
 
 from __future__ import annotations
 
-import functools
+import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -158,9 +158,8 @@ class _Wrapped:
 
     def __init__(self, inner: Any, site: Site, hands: Hands) -> None:
         self.inner, self.site, self.hands = inner, site, hands
-        # Attention.forward filters keywords by the signature found under this name.
-        wrapper = functools.wraps(inner.__call__)(lambda *a, **k: self.run(*a, **k))
-        object.__setattr__(self, "__call__", wrapper)
+        # Attention.forward filters keywords by the signature found under this name, at every call.
+        object.__setattr__(self, "__call__", _signed(inner, self.run))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
@@ -179,6 +178,16 @@ class _Wrapped:
         return output
 
 
+def _signed(inner: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `run` and shows the signature of the inner processor."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    call.__signature__ = inspect.signature(inner.__call__)  # type: ignore[attr-defined]
+    return call
+
+
 @contextmanager
 def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) -> Iterator[None]:
     """Let a controller see and steer a denoiser's attention inside the block.
@@ -193,18 +202,17 @@ def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) ->
     Raises:
         UnsupportedAttention: If a processor hides its softmax, or another controller is attached.
     """
-    host: Any = module
-    before = dict(host.attn_processors)
+    # Each layer is set by itself: module.set_attn_processor walks the whole module every time.
+    hosts: dict[str, Any] = {name: module.get_submodule(name) for name in sites}
+    before = {name: host.processor for name, host in hosts.items()}
     _refuse(module, before)
-    wrapped = {
-        name: _Wrapped(inner, sites[name.removesuffix(".processor")], controller)
-        for name, inner in before.items()
-    }
     try:
-        host.set_attn_processor(dict(wrapped))  # it empties the dictionary it gets
+        for name, host in hosts.items():
+            host.set_processor(_Wrapped(before[name], sites[name], controller))
         yield
     finally:
-        host.set_attn_processor(dict(before))
+        for name, host in hosts.items():
+            host.set_processor(before[name])
 
 
 # Not module.set_default_attn_processor(): in a U-Net it installs the plain AttnProcessor.
@@ -231,7 +239,7 @@ def _refuse(module: nn.Module, processors: Mapping[str, Any]) -> None:
             )
         if kind in _PLAIN or any(word in kind for word in _HIDDEN):
             raise UnsupportedAttention(
-                f"{kind} at {name.removesuffix('.processor')} does not use one "
+                f"{kind} at {name} does not use one "
                 f"F.scaled_dot_product_attention, so its softmax cannot be reached. {_REMEDY}"
             )
         _refuse_backend(processor)

@@ -59,7 +59,7 @@ def load(
     where = _device(device)
     bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
     if bundled is not None:
-        return open_folder(bundled, where, _dtype(dtype, torch.float32))
+        return open_folder(bundled, where, _dtype(dtype, torch.float32), bundled.name)
     assert name_or_path is not None
     precision = _dtype(dtype, torch.float16 if where.type == "cuda" else torch.float32)
     path = Path(name_or_path).expanduser()
