@@ -92,14 +92,19 @@ def main() -> int:
         tables += [table, growth(subject)]
         found[subject.name] = numbers
         print(table, flush=True)
+        write(tables, options)
     bundled = next(iter(found.values()))
     summary = {**bundled, "peak_mb": round(_peak_mb(), 1), "models": found}
-    name = f"speed-{options.device}{'-quick' if options.quick else ''}.md"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     if options.json:
         print(json.dumps(summary))
     return 0
+
+
+def write(tables: list[str], options: argparse.Namespace) -> None:
+    """Write what is measured so far, so that a run that is stopped leaves its finished part."""
+    name = f"speed-{options.device}{'-quick' if options.quick else ''}.md"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
