@@ -24,7 +24,7 @@ from p2p_lab.tokens import Prompt
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
 
-FORMAT = 1
+FORMAT = 2
 _PLAIN = ("negative", "seed", "guidance_scale", "sampler", "note", "model_name")
 Tensors = dict[str, Tensor]
 
@@ -76,7 +76,8 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
         with safe_open(str(path), framework="pt") as file:
             fields = json.loads((file.metadata() or {})["p2p_lab"])
             device = "cpu" if model is None else model.device
-            tensors = {key: file.get_tensor(key).to(device) for key in file.keys()}  # noqa: SIM118
+            # A copy: tensors in the file's own memory are unaligned, and products round otherwise.
+            tensors = {k: file.get_tensor(k).to(device, copy=True) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a saved run, or it is damaged ({error}).") from error
     if fields["format"] != FORMAT:
@@ -194,7 +195,11 @@ def _tape_fields(tape: AttentionTape, tensors: Tensors, prefix: str) -> dict[str
         if isinstance(entry, Fixed):
             entries.append([step, site, {"values": write(entry.values, f"{place}/values")}])
             continue
-        parts = {n: write(getattr(entry, n), f"{place}/{n}") for n in ("query", "key", "mask")}
+        parts = {
+            "query": write(_heads_inside(entry.query), f"{place}/query"),
+            "key": write(_heads_inside(entry.key), f"{place}/key"),
+            "mask": write(entry.mask, f"{place}/mask"),
+        }
         entries.append([step, site, {**parts, "scale": entry.scale}])
     sites = [asdict(site) for site in tape.sites.values()]
     return {"model": tape.model, "steps": tape.steps, "sites": sites, "entries": entries}
@@ -210,8 +215,17 @@ def _tape_from(fields: Mapping[str, Any], tensors: Tensors, prefix: str) -> Atte
             entries[step, site] = Fixed(read(parts["values"]))
         else:
             query, key, mask = (read(parts[n]) for n in ("query", "key", "mask"))
+            query, key = _heads_inside(query), _heads_inside(key)
             entries[step, site] = Scores(query, key, mask, parts["scale"])
     return AttentionTape(fields["model"], _sites(fields["sites"]), fields["steps"], entries)
+
+
+def _heads_inside(tensor: Tensor) -> Tensor:
+    """Swap heads and positions: files keep queries and keys as they lie in memory.
+
+    A file holds contiguous tensors only, and another layout would round products otherwise.
+    """
+    return tensor.transpose(1, 2)
 
 
 def _sites(rows: list[dict[str, Any]]) -> dict[str, Site]:
