@@ -24,7 +24,7 @@ from p2p_lab.tokens import Prompt
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
 
-FORMAT = 2
+FORMAT = 1
 _PLAIN = ("negative", "seed", "guidance_scale", "sampler", "note", "model_name")
 Tensors = dict[str, Tensor]
 
