@@ -28,10 +28,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--supervision", type=float, help="weight of the attention loss; 0: none")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, help="pictures a step, over all processes")
+    parser.add_argument("--warm-start", help="a trained model to go on from: a name or a folder")
     options = parser.parse_args()
     changes = {
         name: value
-        for name in ("hours", "supervision")
+        for name in ("hours", "supervision", "batch", "warm_start")
         if (value := getattr(options, name)) is not None
     }
     config = dataclasses.replace(

@@ -10,6 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from p2p_lab.models.loading import load
+from p2p_lab.models.stable_diffusion import StableDiffusion
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.training.config import TrainConfig
 
@@ -129,3 +131,32 @@ def _unet(config: TrainConfig) -> UNet2DConditionModel:
         attention_head_dim=config.heads,  # diffusers reads this as the number of heads
         norm_num_groups=16,
     )
+
+
+def take_weights(parts: Parts, start: str) -> None:
+    """Copy a trained model's weights into a pipeline's parts, and take over its tokenizer.
+
+    Args:
+        parts: of the same shapes.
+        start: name or folder of the model, as `p2p_lab.load` takes it.
+
+    Raises:
+        ModelError: when there is no such model, or its file is damaged.
+        ValueError: when it is another kind of pipeline, or its shapes differ.
+    """
+    trained = load(start, "cpu", torch.float32)
+    if not isinstance(trained, StableDiffusion):
+        raise ValueError(f"{start} is a {type(trained).__name__}; start from a model of scenes.")
+    parts.tokenizer = trained.tokenizer
+    for ours, theirs in (
+        (parts.vae, trained.vae),
+        (parts.unet, trained.module),
+        (parts.text_encoder, trained.text_encoder),
+    ):
+        try:
+            ours.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"{start} does not fit this run: {str(error).splitlines()[1].strip()} "
+                "Choose the size with which it was trained, or leave --warm-start out."
+            ) from error

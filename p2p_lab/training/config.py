@@ -30,6 +30,8 @@ class TrainConfig:
         supervision: weight of the loss that asks a word's map to cover its mask.
         object_weight: extra weight of the loss inside objects.
         seed: of parameters, scenes and noise.
+        warm_start: name or folder of a trained model of the same shape to go on from, its autoencoder
+            kept as it is; empty: from nothing.
     """
 
     size: str = "small"
@@ -58,6 +60,7 @@ class TrainConfig:
     object_weight: float = 3.0
     prompt_dropout: float = 0.1
     seed: int = 0
+    warm_start: str = ""
 
     @property
     def scale(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from p2p_lab.training.build import Parts, build
+from p2p_lab.training.build import Parts, build, take_weights
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
 from p2p_lab.training.patches import install_patch_encoder
@@ -62,16 +62,19 @@ def train(
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(1)
     parts = build(config)
-    if config.encoder == "patches":
+    if config.warm_start:
+        take_weights(parts, config.warm_start)
+    elif config.encoder == "patches":
         install_patch_encoder(parts.vae, config)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     for module in (parts.vae, parts.unet):
         module.to(accelerator.device, memory_format=torch.channels_last)
     parts.text_encoder.to(accelerator.device)
-    run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
-    if config.encoder == "learned":
-        fold_normalisation(parts.vae, config)
+    if not config.warm_start:
+        run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
+        if config.encoder == "learned":
+            fold_normalisation(parts.vae, config)
     run_stage(_denoiser_stage(config, parts, accelerator, workers), config, accelerator, out)
     parts.unet.set_attn_processor(AttnProcessor2_0())
     for module in (parts.vae, parts.unet, parts.text_encoder):
@@ -222,7 +225,7 @@ def _denoiser_stage(
             accelerator,
             workers,
         ),
-        config.hours * 3600 * (1 - config.autoencoder_share),
+        config.hours * 3600 * (1 if config.warm_start else 1 - config.autoencoder_share),
         config.pictures,
         lambda path: sample_grid(parts, config, path),
     )
