@@ -58,6 +58,11 @@ MEANING = {
     "seconds_per_image": f"{STEPS} steps with guidance",
     "size_mb": "MB on disk",
 }
+CURVES = {
+    "autoencoder": {"psnr": "PSNR (dB)"},
+    "denoiser": {"loss": "velocity loss", "maps": "attention loss"},
+}
+TITLES = {"autoencoder": "Autoencoder", "denoiser": "U-Net and text encoder"}
 LICENCE = "Apache-2.0 (weights); the art of the training pictures is Fluent Emoji, MIT"
 
 
@@ -80,24 +85,25 @@ def slope(log: list[dict[str, float]], key: str) -> float:
 
 
 def draw_curve(run: Path, target: Path) -> None:
-    """Draw both stages: what was learned against the pictures seen."""
+    """Draw the stages of a run: what was learned against the pictures seen."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    first, second = read_log(run / "autoencoder/log.jsonl"), read_log(run / "denoiser/log.jsonl")
-    axes[0].plot([p["pictures"] / 1e3 for p in first], [p["psnr"] for p in first], color="C0")
-    axes[0].set(title="1. Autoencoder", xlabel="thousand pictures", ylabel="PSNR (dB)")
-    x = [p["pictures"] / 1e3 for p in second]
-    axes[1].plot(x, [p["loss"] for p in second], color="C0", label="velocity loss")
-    if "maps" in second[-1]:
-        axes[1].plot(x, [p["maps"] for p in second], color="C1", label="attention loss")
-    axes[1].set(title="2. U-Net and text encoder", xlabel="thousand pictures", ylabel="loss")
-    axes[1].set(yscale="log")
-    axes[1].legend()
-    for axis in axes:
+    stages = [s for s in ("autoencoder", "denoiser") if (run / s / "log.jsonl").is_file()]
+    figure, axes = plt.subplots(
+        1, len(stages), figsize=(4.5 * len(stages), 3.2), layout="constrained", squeeze=False
+    )
+    for axis, stage in zip(axes[0], stages, strict=True):
+        log = read_log(run / stage / "log.jsonl")
+        x = [line["pictures"] / 1e3 for line in log]
+        for key, label in CURVES[stage].items():
+            if key in log[-1]:
+                axis.plot(x, [line[key] for line in log], label=label)
+        axis.set(title=TITLES[stage], xlabel="thousand pictures", ylabel="dB, or loss")
+        axis.set(yscale="linear" if stage == "autoencoder" else "log")
+        axis.legend()
         axis.grid(alpha=0.3)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110, metadata={"Software": None})
@@ -142,14 +148,16 @@ def table(numbers: dict[str, Any], size: str, matched: dict[str, Any] | None) ->
 
 def figures(facts: dict[str, Any], numbers: dict[str, Any], matched: dict[str, Any] | None) -> str:
     """Return the paragraph and the table that docs and card share."""
-    hours = (facts["autoencoder"]["seconds"] + facts["denoiser"]["seconds"]) / 3600
-    ends = facts["denoiser"]
+    before, ends = facts.get("before"), facts["denoiser"]
+    seconds = facts["autoencoder"]["seconds"] + ends["seconds"]
+    seconds += before["denoiser"]["seconds"] if before else 0
+    earlier = f"{before['denoiser']['pictures']:,} as `{before['name']}` and " if before else ""
     lines = [
         f"`{facts['name']}`: {facts['parameters'] / 1e6:.1f} million parameters, trained for "
-        f"{hours:.1f} hours: {facts['autoencoder']['pictures']:,} pictures through the "
+        f"{seconds / 3600:.1f} hours: {facts['autoencoder']['pictures']:,} pictures through the "
         f"autoencoder ({facts['autoencoder']['psnr']:.1f} dB in training), "
-        f"{ends['pictures']:,} through the U-Net and text encoder. The velocity loss ended at "
-        f"{ends['loss']:.4f} and changed by {ends['slope']:+.4f} over the last tenth of the run.",
+        f"{earlier}{ends['pictures']:,} through the U-Net and text encoder. The velocity loss "
+        f"ended at {ends['loss']:.4f} and changed by {ends['slope']:+.4f} over the last tenth of the run.",
         "",
         f"`python benchmarks/model.py --model {facts['name']}`: {numbers['pictures']} pictures of "
         f"unseen captions, {numbers['steps']} steps, guidance {numbers['guidance_scale']:g}, "
@@ -195,7 +203,8 @@ chosen by hand (`tools/model_card.py` draws it again):
 ## How it was made
 - Data: scenes drawn on the fly by `p2p_lab.scenes` (world "{world.name}"), seeds from 0 on; a
   tenth of the pairs of words is held out. No photograph, no text from elsewhere.
-- Command: `python -m p2p_lab.training {facts["command"]}`, seed {facts["config"]["seed"]}.
+- Command: `python -m p2p_lab.training {facts["command"]}`, seed
+  {facts["config"]["seed"]}.{went_on(facts)}
 - Log: SHA-256 `{facts["log"]}`; curve in `docs/training_curve.png`.
 - Configuration, checksums and all numbers: `card.json`.
 - **Attention supervision**: weight {facts["config"]["supervision"]:g}. A loss asks the maps of
@@ -216,11 +225,27 @@ chosen by hand (`tools/model_card.py` draws it again):
 """
 
 
+def went_on(facts: dict[str, Any]) -> str:
+    """Say from which model a run went on, and how that one was made."""
+    before = facts.get("before")
+    if before is None:
+        return ""
+    return f""" It went on from `{before["name"]}`, made by `{before["command"]}` from nothing: its autoencoder and tokenizer were
+  kept, its U-Net and text encoder learned on."""
+
+
 def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return all facts of a model from its card, its logs and its benchmark."""
     facts: dict[str, Any] = json.loads((weights / "card.json").read_text())
     facts.pop("files", None)
+    begun = facts["config"].get("warm_start")
+    if begun and "before" not in facts:
+        card = json.loads((weights.parent / begun / "card.json").read_text())
+        facts["before"] = {key: card[key] for key in ("name", "command", "log", "denoiser")}
+        facts["autoencoder"] = card["autoencoder"]
     for stage, key in (("autoencoder", "psnr"), ("denoiser", "loss")):
+        if begun and stage == "autoencoder":
+            continue  # it was kept as it came
         log = read_log(run / stage / "log.jsonl")
         end = {name: log[-1][name] for name in ("pictures", "seconds", key)}
         facts[stage] = {**end, "slope": round(slope(log, key), 5)}
