@@ -157,7 +157,8 @@ def figures(facts: dict[str, Any], numbers: dict[str, Any], matched: dict[str, A
         f"{seconds / 3600:.1f} hours: {facts['autoencoder']['pictures']:,} pictures through the "
         f"autoencoder ({facts['autoencoder']['psnr']:.1f} dB in training), "
         f"{earlier}{ends['pictures']:,} through the U-Net and text encoder. The velocity loss "
-        f"ended at {ends['loss']:.4f} and changed by {ends['slope']:+.4f} over the last tenth of the run.",
+        f"ended at {ends['loss']:.4f} and changed by {ends['slope']:+.4f} over the last tenth "
+        "of the run.",
         "",
         f"`python benchmarks/model.py --model {facts['name']}`: {numbers['pictures']} pictures of "
         f"unseen captions, {numbers['steps']} steps, guidance {numbers['guidance_scale']:g}, "
@@ -230,8 +231,9 @@ def went_on(facts: dict[str, Any]) -> str:
     before = facts.get("before")
     if before is None:
         return ""
-    return f""" It went on from `{before["name"]}`, made by `{before["command"]}` from nothing: its autoencoder and tokenizer were
-  kept, its U-Net and text encoder learned on."""
+    return f""" It went on from
+  `{before["name"]}`, made by `{before["command"]}` from nothing.
+  That model's autoencoder and tokenizer were kept; U-Net and text encoder learned on."""
 
 
 def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
