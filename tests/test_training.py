@@ -8,8 +8,10 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -139,6 +141,16 @@ def test_a_run_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for_bit
     resumed = state_of(train(config, tmp_path / "parts", device="cpu"))
     assert resumed.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_processes_whose_clocks_run_apart_save_and_stop_at_the_same_steps(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_clocks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    taken = re.findall(r"steps (\d+) of process", done.stdout)
+    assert len(taken) == 2 and len(set(taken)) == 1 and int(taken[0]) > 20
 
 
 def test_a_run_does_not_go_on_with_another_configuration(tmp_path: Path) -> None:

@@ -74,18 +74,18 @@ def run_stage(
     )
     stage.average = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
     step, spent = _resume(stage, optimiser, config, folder)
-    started = saved = time.monotonic()
+    started, saved = time.monotonic(), spent
     bar = tqdm(desc=stage.name, unit="pictures", disable=not accelerator.is_main_process)
     batches = stage.batches(step)
     recent: dict[str, float] = {}
     while True:
-        now = time.monotonic()
-        fraction = _fraction(stage, config, step, spent + now - started, accelerator)
+        seconds = spent + _shared(time.monotonic() - started, accelerator)
+        fraction = _fraction(stage, config, step, seconds)
         done = fraction >= 1
-        if done or now - saved > checkpoint_seconds:
-            saved = now
+        if done or seconds - saved > checkpoint_seconds:
+            saved = seconds
             if accelerator.is_main_process:
-                _save(stage, optimiser, config, folder, step, spent + now - started)
+                _save(stage, optimiser, config, folder, step, seconds)
             accelerator.wait_for_everyone()
         if done:
             break
@@ -99,21 +99,24 @@ def run_stage(
         recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in numbers.items()}
         if step % 50 == 0 and accelerator.is_main_process:
             bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()})
-            _log(folder, step * config.batch, spent + now - started, fraction, recent)
+            _log(folder, step * config.batch, seconds, fraction, recent)
     bar.close()
     _use_average(stage)
 
 
-def _fraction(
-    stage: Stage, config: TrainConfig, step: int, seconds: float, accelerator: Accelerator
-) -> float:
-    """Return how much of the stage is over, the same number in every process."""
+def _shared(seconds: float, accelerator: Accelerator) -> float:
+    """Return one clock for all processes: they must stop and save at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    mine = torch.tensor([seconds], dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(mine, "mean"))
+
+
+def _fraction(stage: Stage, config: TrainConfig, step: int, seconds: float) -> float:
+    """Return how much of the stage is over, by pictures or by the clock."""
     if stage.pictures:
         return step * config.batch / stage.pictures
-    if accelerator.num_processes == 1:
-        return seconds / stage.seconds
-    mine = torch.tensor([seconds / stage.seconds], device=accelerator.device)
-    return float(accelerator.reduce(mine, "mean"))
+    return seconds / stage.seconds
 
 
 def _resume(
