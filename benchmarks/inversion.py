@@ -35,6 +35,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
+from benchmarks.calls import Rows
+from benchmarks.records import append_rows, read_rows
 from p2p_lab.edits import LocalBlend, Replace
 from p2p_lab.figures import show_cost, to_png
 from p2p_lab.inversion import METHODS, NullText, invert, null_text_memory, to_tensor
@@ -125,21 +127,6 @@ def make_case(seed: int, scene: Scene, world: str, size: int) -> Case | None:
     return Case(seed, *texts, old, new, drawn.images[0], wide.numpy())
 
 
-class Rows:
-    """Count the rows that a denoiser is asked for: one row is one call with one picture."""
-
-    def __init__(self, model: Denoiser) -> None:
-        self.count = 0
-        self.hook = model.module.register_forward_pre_hook(self._see)
-
-    def _see(self, module: Any, given: Any) -> None:
-        self.count += len(given[0])
-
-    def take(self) -> int:
-        count, self.count = self.count, 0
-        return count
-
-
 def measure(model: Denoiser, judge: Any, case: Case, method: Any, rows: Rows, options: Any) -> Any:
     """Invert by one method, edit, and return the numbers."""
     name = "null-text" if isinstance(method, NullText) else method
@@ -215,8 +202,8 @@ def peak_bytes(model: Denoiser, case: Case, method: Any, options: Any) -> int:
 def collect(model: Denoiser, given: argparse.Namespace, records: Path) -> None:
     """Measure what the records file does not hold yet, one line each."""
     options: dict[str, Any] = {"steps": 6} if given.quick else {}
-    done = {(r["seed"], r["method"]) for r in read(records)}
-    judge, rows = open_judge(), Rows(model)
+    done = {(r["seed"], r["method"]) for r in read_rows(records)}
+    judge, rows = open_judge(), Rows(model.module)
     index, count = (int(x) for x in given.shard.split("/"))
     world = str(model.card.raw.get("config", {}).get("world", "small"))
     chosen = list(islice(cases(world, model.defaults.height), given.scenes))
@@ -228,7 +215,7 @@ def collect(model: Denoiser, given: argparse.Namespace, records: Path) -> None:
                 continue
             method = NullText(inner_steps=2) if given.quick and name == "null-text" else name
             write(records, [measure(model, judge, case, method, rows, options)])
-    rows.hook.remove()
+    rows.remove()
     if index == 0:
         for name in given.methods:
             if (0, f"memory {name}") not in done:
@@ -244,16 +231,8 @@ def open_judge() -> Any:
         return None
 
 
-def read(records: Path) -> list[dict[str, Any]]:
-    if not records.is_file():
-        return []
-    return [json.loads(line) for line in records.read_text().splitlines()]
-
-
 def write(records: Path, rows: Sequence[dict[str, Any]]) -> None:
-    records.parent.mkdir(parents=True, exist_ok=True)
-    with records.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    append_rows(records, rows)
     for row in rows:
         print(f"{row['seed']} {row['method']:20}", shortly(row), file=sys.stderr, flush=True)
 
@@ -374,7 +353,7 @@ def main() -> None:
         records.unlink(missing_ok=True)
     collect(model, given, records)
     names = [*given.methods, "(autoencoder alone)", "(new picture)"]
-    rows = read(records)
+    rows = read_rows(records)
     table = sum_up(rows, names)
     text = to_markdown(model, rows, table)
     print(text)

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/edits.py`: does a prompt edit do what was asked, and nothing else?"""

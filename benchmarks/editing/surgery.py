@@ -1,0 +1,77 @@
+"""Changes of the method itself, for ablations: they are made for the length of a block.
+
+The package's rows are not renormalised, as in the paper, its plan acts at sites of every size, and
+its blend looks at the maps nearest to 16 × 16. These wrappers try the other ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from p2p_lab.attention import Site, controller
+from p2p_lab.edits import EditPlan
+
+
+@contextmanager
+def replaced(name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace one function that the controller calls by a wrapped one, and give it back."""
+    original = getattr(controller, name)
+    setattr(controller, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(controller, name, original)
+
+
+def renormalised(mix: Any) -> Any:
+    """Bring each row of edited probabilities back to the sum that it had."""
+
+    def mixed(target: Tensor, source: Any, site: Site, plan: EditPlan, step: int) -> Tensor:
+        edited: Tensor = mix(target, source, site, plan, step)
+        if edited is target:
+            return edited
+        total = edited.sum(-1, keepdim=True)
+        safe = total.abs() > 1e-3  # a negative fader may bring a row to nothing
+        return edited * (target.sum(-1, keepdim=True) / total.where(safe, total.new_ones(())))
+
+    return mixed
+
+
+def only_at(size: int) -> Callable[[Any], Any]:
+    """Edit the attention to text only at sites of size × size positions."""
+
+    def wrap(mix: Any) -> Any:
+        def mixed(target: Tensor, source: Any, site: Site, plan: EditPlan, step: int) -> Tensor:
+            if site.size != (size, size):
+                return target
+            edited: Tensor = mix(target, source, site, plan, step)
+            return edited
+
+        return mixed
+
+    return wrap
+
+
+def blend_at(size: int) -> Callable[[Any], Any]:
+    """Make the blend's mask of maps of size × size positions, if the model has any."""
+
+    def wrap(choose: Any) -> Any:
+        def chosen(sites: Mapping[str, Site]) -> list[Site]:
+            usual: list[Site] = choose(sites)
+            return [s for s in sites.values() if s.has_text and s.size == (size, size)] or usual
+
+        return chosen
+
+    return wrap
+
+
+SURGERIES: dict[str, Callable[[], Any]] = {
+    "renormalised": lambda: replaced("mix_site", renormalised),
+    "edited at 16x16": lambda: replaced("mix_site", only_at(16)),
+    "edited at 8x8": lambda: replaced("mix_site", only_at(8)),
+    "blended from 8x8": lambda: replaced("blend_sites", blend_at(8)),
+}
