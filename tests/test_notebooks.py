@@ -286,10 +286,28 @@ def test_badges_point_every_link_and_install_line_to_one_place() -> None:
     assert tool.rewrite(new, "org/repo@v1", "notebooks/x.ipynb") == new
 
 
-@pytest.mark.parametrize("place", ["", "repo", "org/repo", "org/repo@", "a b/c@d"])
+def test_without_a_repository_there_is_no_badge_and_the_checkout_is_installed() -> None:
+    there = tool.rewrite(
+        "<!-- badges -->x<!-- /badges --> pip install -q ..", "org/repo@v1", "notebooks/x.ipynb"
+    )
+    assert "pip install -q git+https://github.com/org/repo@v1" in there
+    back = tool.rewrite(there, "", "notebooks/x.ipynb")
+    assert back == "<!-- badges --><!-- /badges --> pip install -q .."
+
+
+@pytest.mark.parametrize("path", [*LESSONS, ROOT / "README.md"], ids=lambda p: p.stem)
+def test_links_and_install_lines_name_the_one_repository_or_none(path: Path) -> None:
+    lesson = path if path.suffix == ".ipynb" else LESSONS[0]
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    assert tool.rewrite(text, tool.published(), f"notebooks/{lesson.name}") == text
+
+
+@pytest.mark.parametrize("place", ["repo", "org/repo", "org/repo@", "a b/c@d"])
 def test_a_place_that_is_none_is_refused(place: str) -> None:
     with pytest.raises(SystemExit, match="ORG/REPO@TAG"):
-        tool.setting(place or "nothing")
+        tool.setting(place)
 
 
 # Stored pictures and the mutation ---------------------------------------------------------------

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 THREADS = "2"
 FACTS = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.S)
 BADGES = re.compile(r"(<!-- badges -->).*?(<!-- /badges -->)", re.S)
-SOURCE = re.compile(r"git\+https://github\.com/[\w.\-]+/[\w.\-]+@[\w.\-/]+")
+PLACE = r"[\w.\-]+/[\w.\-]+@[\w.\-/]+"
+SOURCE = re.compile(rf"(pip install (?:-q )?)(?:git\+https://github\.com/{PLACE}|\.\.)")
 SETTING = re.compile(r'^repository = "(.*)"$', re.M)
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION.*?^[ \t]*### END SOLUTION", re.S | re.M)
 LIVE_ONLY = "application/vnd.jupyter.widget-view+json"
@@ -131,6 +132,7 @@ def run(paths: Sequence[Path]) -> int:
     failed = 0
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
+        point(notebook, published(), path.name)
         try:
             cost = execute(notebook, path.parent)
         except Exception as error:
@@ -157,21 +159,28 @@ def check(paths: Sequence[Path]) -> int:
 # badges -----------------------------------------------------------------------------------------
 
 
+def published() -> str:
+    """Return ORG/REPO@TAG from pyproject.toml, "" while nothing is published."""
+    found = SETTING.search((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
 def setting(new: str | None) -> str:
     """Return ORG/REPO@TAG from pyproject.toml, after writing a new one there."""
-    path = ROOT / "pyproject.toml"
-    text = path.read_text(encoding="utf-8")
-    found = SETTING.search(text)
-    value = new or (found[1] if found else "")
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+@[\w.\-/]+", value):
+    value = published() if new is None else new
+    if value and not re.fullmatch(PLACE, value):
         raise SystemExit(f"Expected ORG/REPO@TAG, got {value!r}. Example: you/p2p_lab@v0.1.0")
-    if new and found and found[1] != new:
-        path.write_text(SETTING.sub(f'repository = "{new}"', text), encoding="utf-8")
+    if value != published():
+        path = ROOT / "pyproject.toml"
+        text = SETTING.sub(f'repository = "{value}"', path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
     return value
 
 
 def badge_line(place: str, notebook: str) -> str:
-    """Return the links that open one notebook in Binder and in Colab."""
+    """Return the links that open one notebook in Binder and in Colab; none without a place."""
+    if not place:
+        return ""
     where, _, tag = place.partition("@")
     binder = f"https://mybinder.org/v2/gh/{where}/{tag}?urlpath=lab/tree/{notebook}"
     colab = f"https://colab.research.google.com/github/{where}/blob/{tag}/{notebook}"
@@ -179,23 +188,32 @@ def badge_line(place: str, notebook: str) -> str:
 
 
 def rewrite(text: str, place: str, notebook: str) -> str:
-    """Return a text with its badges and its install line pointing to one place."""
+    """Return a text with its badges and its install line pointing to one place.
+
+    Without a place there are no badges, and the checkout that the notebook lies in is installed.
+    """
     text = BADGES.sub(lambda m: f"{m[1]}{badge_line(place, notebook)}{m[2]}", text)
-    return SOURCE.sub(f"git+https://github.com/{place}", text)
+    source = f"git+https://github.com/{place}" if place else ".."
+    return SOURCE.sub(rf"\g<1>{source}", text)
+
+
+def point(notebook: Any, place: str, name: str) -> None:
+    """Rewrite all cells of one notebook."""
+    for cell in notebook.cells:
+        cell.source = rewrite(cell.source, place, f"notebooks/{name}")
 
 
 def badges(new: str | None) -> int:
-    """Point README and notebooks to one repository and tag."""
+    """Point README and notebooks to one repository and tag, or to none."""
     place = setting(new)
     readme = ROOT / "README.md"
     first = "notebooks/00_start_here.ipynb"
     readme.write_text(rewrite(readme.read_text("utf-8"), place, first), encoding="utf-8")
     for path in all_notebooks():
         notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            cell.source = rewrite(cell.source, place, f"notebooks/{path.name}")
+        point(notebook, place, path.name)
         write(notebook, path)
-    print(f"Links point to {place}.")
+    print(f"Links point to {place}." if place else "No links; lessons install their checkout.")
     return 0
 
 
