@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention.blending import blend_mask, blend_sites
-from p2p_lab.attention.mixing import injects, mix_site, mixes
+from p2p_lab.attention.mixing import check_length, injects, mix_site, mix_values, mixes
+from p2p_lab.attention.moving import move_source
 from p2p_lab.attention.records import RunningMaps
 from p2p_lab.attention.sites import Site
 from p2p_lab.attention.state import ControllerState, Rows
 from p2p_lab.attention.store import AttentionStore
 from p2p_lab.attention.tap import Call, Scores
-from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join
-from p2p_lab.edits import EditPlan
+from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join, one
+from p2p_lab.edits import EditPlan, mix_cross
 from p2p_lab.tokens import Prompt
 
 SELF_MAP_PIXELS = 16 * 16
@@ -105,7 +106,7 @@ class Controller:
             The target's probabilities after the edit: a new tensor, or `target` itself where the
             plan changes nothing. Without a target the source's are returned unchanged.
         """
-        if source is not None:
+        if source is not None and (target is None or site.name in self._blend_names):
             self._add(self.state.source, site, source)
         if target is None:
             assert source is not None
@@ -195,10 +196,7 @@ class Controller:
         return self.plan is not None and injects(self.plan, site, self.step)
 
     def _apply_self(self, site: Site, call: Call) -> Tensor:
-        """Inject a whole self-attention map: the source's queries and keys, the target's values.
-
-        softmax(q_src k_srcᵀ/√d) v_tgt is what the native kernel computes from them.
-        """
+        """Inject a whole self-attention map, softmax(q_src k_srcᵀ/√d) v_tgt, natively."""
         rows = self.rows.source if self.rows.target is None else self.rows.target
         if rows is None:
             return call.native()
@@ -212,10 +210,7 @@ class Controller:
         source = self._source_entry(site, call, everything)
         assert isinstance(source, Scores)
         self._keep(site, source)
-        parts = [call.native(rows=slice(0, rows.start)), call.injected(rows, source)]
-        if rows.stop < call.query.shape[0]:
-            parts.append(call.native(rows=slice(rows.stop, None)))
-        return torch.cat(parts)
+        return call.replaced(rows, everything, call.injected(rows, source))
 
     def _source_entry(self, site: Site, call: Call, queries: slice) -> Entry | None:
         """Return the source's attention if it is needed, from the batch or from the tape."""
@@ -234,6 +229,8 @@ class Controller:
 
     def _apply_edit(self, site: Site, call: Call, queries: slice, rows: slice) -> Tensor:
         """Edit the target's rows of a site that looks at text; the others are native."""
+        if site.kind == "cross" and not self.keep and self._mixes(site):
+            return self._apply_mix(site, call, rows)
         own = call.scores(rows, queries)
         if not (self._records(site) or self._mixes(site) or self._injects(site)):
             self._keep(site, own)
@@ -247,11 +244,39 @@ class Controller:
         self._keep(site, Fixed(edited.to(call.query.dtype)))
         value = call.value[rows]
         new = (edited @ value.to(edited.dtype)).to(value.dtype)  # (B, heads, pixels, d)
-        if site.queries == "I" and rows.stop == call.query.shape[0]:
-            return torch.cat([call.native(rows=slice(0, rows.start)), new])
-        output = call.native().clone()
-        output[rows, :, queries] = new
-        return output
+        return call.replaced(rows, queries, new)
+
+    def _apply_mix(self, site: Site, call: Call, rows: slice) -> Tensor:
+        """Edit pure cross-attention through its values, without forming the edited map.
+
+        Only what is wanted is computed: the target's own map where it is recorded or mixed in, the
+        source's where it is mixed in or makes a mask.
+        """
+        plan, records = self.plan, self._records(site)
+        assert plan is not None
+        check_length(site, call.key.shape[2], plan)
+        everything, target = slice(None), None
+        entry = self._source_entry(site, call, everything)
+        source = None if entry is None else entry.probs()
+        if records or plan.needs_target_cross(self.step):
+            target = call.scores(rows, everything).probs()
+        if records:
+            self._add_mixed(site, source, target)
+        source = move_source(source, site, plan, self.step)
+        new = mix_values(source, target, call.value[rows], plan, self.step)
+        return call.replaced(rows, everything, new)
+
+    def _add_mixed(self, site: Site, source: Tensor | None, target: Tensor | None) -> None:
+        """Add up the target's maps before and after the edit, and the source's for the mask."""
+        assert self.plan is not None and target is not None
+        own = target.mean(dim=1)  # (B, pixels, L)
+        theirs = None if source is None else source.mean(dim=1)
+        moved = move_source(theirs, site, self.plan, self.step)
+        self.state.target.add(site.name, mix_cross(moved, own, self.plan, self.step))
+        if self.record:
+            self.state.original.add(site.name, own)
+        if theirs is not None and site.name in self._blend_names:
+            self.state.source.add(site.name, theirs)
 
     def _add(
         self, maps: RunningMaps, site: Site, probs: Tensor, mean: Tensor | None = None
@@ -272,12 +297,4 @@ class Controller:
         if not self.keep or entry is None or site.name not in self.keep[0].sites:
             return
         for picture, tape in enumerate(self.keep):
-            tape.put(self.step, site, _one(entry, picture))
-
-
-def _one(entry: Entry, picture: int) -> Entry:
-    row = slice(picture, picture + 1)
-    if isinstance(entry, Fixed):
-        return Fixed(entry.values[row])
-    mask = None if entry.mask is None else entry.mask[row]
-    return Scores(entry.query[row], entry.key[row], mask, entry.scale)
+            tape.put(self.step, site, one(entry, picture))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from p2p_lab.attention.moving import move_source
 from p2p_lab.attention.sites import Site
 from p2p_lab.edits import EditPlan, mix_cross
 
@@ -43,20 +44,55 @@ def mix_site(
     text, image = mixes(plan, site, step), injects(plan, site, step)
     if not (text or image):
         return target
-    _check_length(site, target.shape[-1], plan)
+    check_length(site, target.shape[-1], plan)
     source = target if source is None else source  # multiplied by a gain of 0
+    moved = move_source(source, site, plan, step)
+    assert moved is not None
     if site.kind == "cross":
-        return mix_cross(source, target, plan, step)
+        return mix_cross(moved, target, plan, step)
     edited, words = target.clone(), site.text_keys(target.shape[-1])
     if text:
-        edited[..., words] = mix_cross(source[..., words], target[..., words], plan, step)
+        edited[..., words] = mix_cross(moved[..., words], target[..., words], plan, step)
     if image:
         pixels = site.image_keys(target.shape[-1])
         edited[..., pixels] = source[..., pixels]
     return edited
 
 
-def _check_length(site: Site, keys: int, plan: EditPlan) -> None:
+def mix_values(
+    source: Tensor | None, target: Tensor | None, value: Tensor, plan: EditPlan, step: int
+) -> Tensor:
+    """Return the output of edited cross-attention without forming the edited map M̂.
+
+        M̂ V = M_src (P diag(g_src) V) + M_tgt (diag(g_tgt) V)
+
+    The values are few and thin, (L, d), and the maps are large: so the edit acts on the values.
+
+    Args:
+        source: The source's probabilities, (B, heads, pixels, L); None where none are needed.
+        target: The target's own, same shape; None where its gain is 0 for all tokens.
+        value: The target's values, (B, heads, L, d).
+        plan: The compiled edit.
+        step: 0 is the noisiest.
+
+    Returns:
+        (B, heads, pixels, d), in the precision of `value`.
+    """
+    probs = target if source is None else source
+    assert probs is not None
+    mapper, source_gain, target_gain = plan.tensors_like(probs)
+    wide, parts = value.to(probs.dtype), []
+    if source is not None and plan.needs_source_cross(step):
+        fed = source_gain[step].unsqueeze(-1) * wide
+        parts.append(source @ (fed if plan.keeps_places else mapper @ fed))
+    if target is not None and (plan.needs_target_cross(step) or not parts):
+        parts.append(target @ (target_gain[step].unsqueeze(-1) * wide))
+    mixed = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return mixed.to(value.dtype)
+
+
+def check_length(site: Site, keys: int, plan: EditPlan) -> None:
+    """Refuse a plan that was compiled for another number of text tokens than the site has."""
     text = site.text_keys(keys)
     length = text.stop - text.start
     if site.has_text and length != plan.length:

@@ -51,6 +51,27 @@ class Call:
         query, key = source.query.to(value), source.key.to(value)
         return _kernel(query, key, value, {**self.options, "attn_mask": self._mask(rows)})
 
+    def replaced(self, rows: slice, queries: slice, new: Tensor) -> Tensor:
+        """Run the kernel, with `new` in the place of what some rows' queries would have got.
+
+        Args:
+            rows: Contiguous rows of the batch.
+            queries: Which of their queries.
+            new: Their output, (rows, heads, queries, d).
+        """
+        if new.shape[2] < self.query.shape[2]:
+            output = self.native().clone()
+            output[rows, :, queries] = new
+            return output
+        count = self.query.shape[0]
+        parts = [new]
+        if rows.start > 0:
+            parts.insert(0, self.native(rows=slice(0, rows.start)))
+        if rows.stop < count:
+            parts.append(self.native(rows=slice(rows.stop, count)))
+        # (B, Q, heads, d) is how the kernel's output lies, and how diffusers reads it next.
+        return torch.cat([part.transpose(1, 2) for part in parts]).transpose(1, 2)
+
     def _mask(self, rows: slice) -> Tensor | None:
         mask: Tensor | None = self.options.get("attn_mask")
         if mask is None or mask.shape[0] == 1:

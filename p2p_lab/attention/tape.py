@@ -131,6 +131,15 @@ def join(entries: Sequence[Entry]) -> Entry:
     return Fixed(torch.cat([entry.probs() for entry in entries]))
 
 
+def one(entry: Entry, picture: int) -> Entry:
+    """Take one picture's part (B = 1) of a batch's entry: `join` undone."""
+    row = slice(picture, picture + 1)
+    if isinstance(entry, Fixed):
+        return Fixed(entry.values[row])
+    mask = None if entry.mask is None else entry.mask[row]
+    return Scores(entry.query[row], entry.key[row], mask, entry.scale)
+
+
 def _copy(tensor: Tensor) -> Tensor:
     """Copy to memory of its own, as it lies: a view would keep the whole batch alive."""
     return tensor.detach().clone()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.edits import report
+from p2p_lab.edits.movement import MovePlan, same_fields
 from p2p_lab.tokens import Prompt
 from p2p_lab.tokens.alignment import Compat
 
@@ -44,7 +45,7 @@ class BlendPlan:
 
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal, the mask element by element."""
-        return isinstance(other, BlendPlan) and _same_fields(self, other)
+        return isinstance(other, BlendPlan) and same_fields(self, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,11 @@ class EditPlan:
         self_steps: steps at which the self-attention maps are taken from the source.
         self_pixels: only sites with at most this many positions take them (256 is 16 x 16).
         blend: where the picture may change, or None for everywhere.
+        moves: which words' source attention is taken to another place.
         source: the source prompt, for printing and for telling plans apart.
         target: the target prompt.
         compat: "reference" if the quirks of the authors' code were reproduced.
+        moves: which words' source attention is taken to another place before it is mixed.
     """
 
     mapper: Tensor
@@ -72,6 +75,7 @@ class EditPlan:
     source: Prompt | None = None
     target: Prompt | None = None
     compat: Compat = None
+    moves: tuple[MovePlan, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes do not belong together."""
@@ -132,9 +136,19 @@ class EditPlan:
         """Return whether the source's cross-attention enters at a step."""
         return self._using_source[step]
 
+    def needs_target_cross(self, step: int) -> bool:
+        """Return whether the target's own cross-attention enters at a step."""
+        return self._using_target[step]
+
     def needs_source(self, step: int) -> bool:
         """Return whether any source probabilities enter at a step (blending not counted)."""
         return self.needs_source_cross(step) or self.edits_self(step)
+
+    def moves_at(self, step: int) -> tuple[MovePlan, ...]:
+        """Return what is moved at a step; nothing where no source map enters."""
+        if not self.moves or not self.needs_source_cross(step):
+            return ()
+        return tuple(move for move in self.moves if step in move.steps)
 
     def shared_prefix(self, other: EditPlan) -> int:
         """Return on how many first steps two plans do the same, so that they can be shared.
@@ -153,6 +167,9 @@ class EditPlan:
         return self.steps
 
     def _agrees(self, other: EditPlan, step: int) -> bool:
+        mine, theirs = self.moves_at(step), other.moves_at(step)
+        if len(mine) != len(theirs) or not all(map(MovePlan.alike, mine, theirs)):
+            return False
         used = self.source_gain[step] != 0
         return (
             torch.equal(self.source_gain[step], other.source_gain[step])
@@ -172,6 +189,15 @@ class EditPlan:
     @cached_property
     def _using_source(self) -> tuple[bool, ...]:
         return tuple(bool(flag) for flag in (self.source_gain != 0).any(dim=1).tolist())
+
+    @cached_property
+    def _using_target(self) -> tuple[bool, ...]:
+        return tuple(bool(flag) for flag in (self.target_gain != 0).any(dim=1).tolist())
+
+    @cached_property
+    def keeps_places(self) -> bool:
+        """Return whether each token is fed from its own place: the mapper is the identity."""
+        return torch.equal(self.mapper, torch.eye(self.length).to(self.mapper))
 
     @cached_property
     def _copies(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]]:
@@ -199,7 +225,7 @@ class EditPlan:
 
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal, tensors element by element."""
-        return isinstance(other, EditPlan) and _same_fields(self, other)
+        return isinstance(other, EditPlan) and same_fields(self, other)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
@@ -263,15 +289,5 @@ def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) 
             f"The plan takes the source's cross-attention at step {step}, got none. Run the "
             f"source beside the target, or replay its tape."
         )
-    return source_gain[step] * (source @ mapper) + own  # (..., L)
-
-
-def _same_fields(one: Any, other: Any) -> bool:
-    for name in one.__dataclass_fields__:
-        a, b = getattr(one, name), getattr(other, name)
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if not torch.equal(a, b):
-                return False
-        elif a is not b and a != b:
-            return False
-    return True
+    mapped = source if plan.keeps_places else source @ mapper
+    return source_gain[step] * mapped + own  # (..., L)
