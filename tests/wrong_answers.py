@@ -305,4 +305,26 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda base, stages, s, t: base(s, t), "these ran: none"),
         (lambda base, stages, s, t: base(t, s), "source prompt first"),
     ],
+    "07.steps": [
+        (lambda allowed, once, each: allowed // each, "left out"),
+        (lambda allowed, once, each: max(0, allowed // (once + each)), "kept once"),
+        (lambda allowed, once, each: -(-(allowed - once) // each), "round down"),
+        (lambda allowed, once, each: (allowed - once) // each, "no step does"),
+        (lambda allowed, once, each: (allowed - once) / each, "a whole number"),
+    ],
+    "07.rows": [
+        (lambda count, steps, taped: count * steps * (2 if taped else 4), "source itself"),
+        (lambda count, steps, taped: steps + count * steps * (1 if taped else 2), "Guidance"),
+        (lambda count, steps, taped: 2 * steps * (1 + count), "four rows a step"),
+        (lambda count, steps, taped: 2 * steps * (1 + 2 * count), "two rows a step"),
+    ],
+    "07.half": [
+        (lambda q, k: (q @ k.T / q.shape[-1] ** 0.5).softmax(-1), "largest number"),
+        (lambda q, k: (q.float() @ k.float().T / q.shape[-1] ** 0.5).softmax(-1), "q.dtype"),
+        (lambda q, k: (q.float() @ k.float().T).softmax(-1).half(), "not divided"),
+        (
+            lambda q, k: (q.float() @ k.float().T / q.shape[-1] ** 0.5).softmax(0).half(),
+            "positions",
+        ),
+    ],
 }

@@ -15,7 +15,7 @@ import torch
 from p2p_lab.checks.exercise import Exercise, NotAttempted, Wrong, kind_of
 from p2p_lab.checks.feedback import Feedback, Note
 
-_LESSONS = 7
+_LESSONS = 8
 _IMPORTS = (
     ("Callable", "from collections.abc import Callable"),
     ("Sequence", "from collections.abc import Sequence"),
