@@ -17,6 +17,7 @@ _ROOMS = {
         "BlendPlan",
         "EditPlan",
         "LocalBlend",
+        "Move",
         "Refine",
         "Replace",
         "Reweight",

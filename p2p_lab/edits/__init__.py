@@ -6,13 +6,16 @@ source's and the target's attention probabilities (Hertz et al. 2022, section 3.
     M_hat_t[:, j] = source_gain[t, j] * (M_source_t P)[:, j] + target_gain[t, j] * M_target_t[:, j]
 
 `Replace` (the paper's word swap), `Refine` (adding a new phrase) and `Reweight` (the fader) say
-what to change; `compile_edits` folds them to an `EditPlan` with P and the two gains; `mix_cross`
-is the equation. The room knows prompts and tensors, but no model, image or sampler.
+what to change, `Move` (our extension) from which positions the source's rows are read;
+`compile_edits` folds them to an `EditPlan` with P and the two gains; `mix_cross` is the equation.
+The room knows prompts and tensors, but no model, image or sampler.
 """
 
 from p2p_lab.edits.aligners import Edit, Refine, Replace
 from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.compiling import compile_edits, default_edits
+from p2p_lab.edits.move import Move
+from p2p_lab.edits.movement import MovePlan
 from p2p_lab.edits.plan import BlendPlan, EditPlan, Window, mix_cross
 from p2p_lab.edits.reweight import Reweight
 
@@ -21,6 +24,8 @@ __all__ = [
     "Edit",
     "EditPlan",
     "LocalBlend",
+    "Move",
+    "MovePlan",
     "Refine",
     "Replace",
     "Reweight",

@@ -53,7 +53,7 @@ class LocalBlend:
                 "LocalBlend needs a region: name source_words and target_words, or pass mask=."
             )
         if self.mask is not None:
-            _mask(self.mask)
+            checked_mask(self.mask)
 
     def apply(self, plan: EditPlan, source: Prompt, target: Prompt) -> EditPlan:
         """Return the plan with the words' tokens and the first blended step filled in."""
@@ -62,7 +62,7 @@ class LocalBlend:
         minus = _listed(self.subtract)
         _check_subtract(minus, source, target, plan)
         start = self.start * plan.steps
-        own = None if self.mask is None else _mask(self.mask)
+        own = None if self.mask is None else checked_mask(self.mask)
         blend = BlendPlan(
             source_tokens=_all_tokens(source, before, plan, "source_words"),
             target_tokens=_all_tokens(target, after, plan, "target_words"),
@@ -101,7 +101,7 @@ def _listed(words: str | Sequence[str] | None) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
 
-def _mask(mask: Any) -> Tensor:
+def checked_mask(mask: Any) -> Tensor:
     """Return a copy of the user's mask as (H, W) numbers from 0 to 1."""
     values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biuf":

@@ -27,7 +27,8 @@ def compile_edits(
     edits at all give the identity plan.
 
     Args:
-        edits: at most one of `Replace` and `Refine`, at most one `LocalBlend`, any `Reweight`s.
+        edits: at most one of `Replace` and `Refine`, at most one `LocalBlend`, any `Reweight`s
+            and `Move`s.
         source: prompt of the source picture.
         target: prompt of the edit, from the same tokenizer and of the same length.
         steps: number of denoising steps T.
@@ -63,7 +64,8 @@ def _checked(edits: Sequence[Edit]) -> list[Edit]:
     for edit in edits:
         if isinstance(edit, type) or not hasattr(edit, "apply"):
             raise TypeError(
-                f"An edit is a Replace(), Refine(), Reweight() or LocalBlend(), got {edit!r:.80}."
+                "An edit is a Replace(), Refine(), Reweight(), Move() or LocalBlend(), got "
+                f"{edit!r:.80}."
             )
     aligners = [edit for edit in edits if isinstance(edit, (Replace, Refine))]
     others = [edit for edit in edits if not isinstance(edit, (Replace, Refine))]

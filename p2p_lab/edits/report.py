@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from p2p_lab.edits.movement import MovePlan
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def summary(plan: EditPlan) -> str:
     lines.append(f"  cross-attention: {_cross_line(plan)}")
     lines.append(f"  self-attention: {_self_line(plan)}")
     lines.append(f"  blend: {_blend_line(plan.blend, plan)}")
+    lines += [f"  move: {_move_line(move, plan)}" for move in plan.moves]
     if plan.compat is not None:
         lines.append(f"  compat: {plan.compat}")
     return "\n".join(lines)
@@ -123,6 +125,18 @@ def _blend_line(blend: BlendPlan | None, plan: EditPlan) -> str:
     return ", ".join(parts)
 
 
+def _move_line(move: MovePlan, plan: EditPlan) -> str:
+    words = " + ".join(_name(plan.source, token) for token in move.tokens)
+    down, right = move.by
+    region = f"its map above {move.threshold:g}"
+    if move.mask is not None:
+        region = f"own mask {tuple(move.mask.shape)}"
+    return (
+        f"source {words} by {down:+.3g} down, {right:+.3g} right, {move.scale:.3g} times as "
+        f"large, in steps {_range_text(move.steps)}, {region}"
+    )
+
+
 def to_json(plan: EditPlan) -> str:
     """Write a plan as JSON; numbers keep every bit, the mapper only its entries that count."""
     places = plan.mapper.nonzero().tolist()
@@ -139,8 +153,29 @@ def to_json(plan: EditPlan) -> str:
         "source": None if plan.source is None else plan.source.to_dict(),
         "target": None if plan.target is None else plan.target.to_dict(),
         "compat": plan.compat,
+        "moves": [_plain_move(move) for move in plan.moves],
     }
     return json.dumps(record, allow_nan=False)
+
+
+def _plain_move(move: MovePlan) -> dict[str, Any]:
+    fields = {name: getattr(move, name) for name in move.__dataclass_fields__}
+    fields["steps"] = [move.steps.start, move.steps.stop]
+    if move.mask is not None:
+        fields["mask"] = move.mask.tolist()
+    return fields
+
+
+def _move(fields: dict[str, Any]) -> MovePlan:
+    mask = fields["mask"]
+    return MovePlan(
+        tokens=tuple(fields["tokens"]),
+        by=(float(fields["by"][0]), float(fields["by"][1])),
+        scale=float(fields["scale"]),
+        steps=range(*fields["steps"]),
+        threshold=float(fields["threshold"]),
+        mask=None if mask is None else torch.tensor(mask, dtype=torch.float64),
+    )
 
 
 def _plain(blend: BlendPlan) -> dict[str, Any]:
@@ -188,6 +223,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
         "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
         "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
         "compat": record["compat"],
+        "moves": tuple(_move(move) for move in record.get("moves", ())),
     }
 
 

@@ -115,6 +115,9 @@ def _spans(plan: EditPlan, steps: int) -> list[tuple[str, int, int]]:
     spans = [(f"self-attention ≤ {plan.self_pixels} px", own.start, max(own.start, own.stop))]
     if plan.blend is not None:
         spans.append(("local blend", plan.blend.start_step, steps))
+    for move in plan.moves:
+        names = [str(j) if plan.source is None else plan.source.pieces[j] for j in move.tokens]
+        spans.append((f"move {' '.join(names)}", move.steps.start, move.steps.stop))
     return spans
 
 

@@ -15,6 +15,7 @@ from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
 from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.placing import placed
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings
 from p2p_lab.tokens import Prompt
@@ -93,7 +94,7 @@ class Work:
         controller = Controller(
             self.sites,
             self._rows(texts),
-            plan=self.plan,
+            plan=placed(self.plan, self.sources),
             tapes=self.tapes,
             keep=keep,
             record=self.settings.record != "none",

@@ -1,0 +1,59 @@
+"""The compiled form of a `Move`: which word's region goes where, when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MovePlan:
+    """Say that the source's attention in a word's region is taken to another place.
+
+    At a site with positions p, in the steps named: M_src[p, :] <- M_src[from(p), :] where p lies
+    in the new place, with from(p) = c + (p - c - by) / scale around the region's centre c; the
+    vacated place takes the mean row of what lies outside both. All rows still sum to 1.
+
+    Attributes:
+        tokens: token positions of the word in the source prompt; its source map is the region.
+        by: how far, (down, right), as fractions of the picture's height and width.
+        scale: how much larger it becomes.
+        steps: the steps in which it is moved.
+        threshold: part of the map's maximum from which on a position belongs to the region.
+        mask: the region itself in place of the map's: (H, W), or (B, H, W) for B pictures.
+    """
+
+    tokens: tuple[int, ...] = ()
+    by: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+    steps: range = range(0)
+    threshold: float = 0.4
+    mask: Tensor | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Return whether everything stays where it is."""
+        return not self.steps or (self.by == (0.0, 0.0) and self.scale == 1.0)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal, the mask element by element."""
+        return isinstance(other, MovePlan) and same_fields(self, other)
+
+    def alike(self, other: MovePlan) -> bool:
+        """Return whether two moves do the same in a step in which both act."""
+        return self == replace(other, steps=self.steps)
+
+
+def same_fields(one: Any, other: Any) -> bool:
+    """Return whether all fields of two records of one kind are equal, tensors by element."""
+    for name in one.__dataclass_fields__:
+        a, b = getattr(one, name), getattr(other, name)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if not torch.equal(a, b):
+                return False
+        elif a is not b and a != b:
+            return False
+    return True
