@@ -1,7 +1,8 @@
 """Does the edit work? Prompt edits of scenes whose truth is known, against what they must beat.
 
     python benchmarks/edits.py --small [--json]
-    accelerate launch --cpu --num_processes 2 benchmarks/edits.py
+    torchrun --nproc_per_node 2 benchmarks/edits.py          two cores
+    accelerate launch --num_processes 4 benchmarks/edits.py  four GPUs
     python benchmarks/edits.py --only tuning
 
 Every case is a scene, an edit of it in words, the exact mask of what may change and what the judge
