@@ -6,12 +6,29 @@
       Stuck? hint("02.mapper", 1)
 
 Three states: not attempted, wrong with a sentence that says what is wrong, right. A check runs the
-answer on inputs of its own and compares what comes back; it never reads the answer's text. The room
-may use every other one; none uses it.
+answer on inputs of its own and compares what comes back; it never reads the answer's text. The
+questions of the problem sets are checked in the same way, and `grade` is their test cells' form of
+it. The room may use every other one; none uses it.
 """
 
-from p2p_lab.checks.asking import check, exercises, hint, solution
+from p2p_lab.checks.asking import check, exercises, hint, questions, solution
 from p2p_lab.checks.exercise import Exercise
 from p2p_lab.checks.feedback import Feedback, Note, State
+from p2p_lab.checks.grading import NotRight, grade
+from p2p_lab.checks.question import Question, seed_of
 
-__all__ = ["Exercise", "Feedback", "Note", "State", "check", "exercises", "hint", "solution"]
+__all__ = [
+    "Exercise",
+    "Feedback",
+    "NotRight",
+    "Note",
+    "Question",
+    "State",
+    "check",
+    "exercises",
+    "grade",
+    "hint",
+    "questions",
+    "seed_of",
+    "solution",
+]

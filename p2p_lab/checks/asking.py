@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 
 from p2p_lab.checks.exercise import Exercise, NotAttempted, Wrong, kind_of
 from p2p_lab.checks.feedback import Feedback, Note
+from p2p_lab.checks.question import Question
 
 _LESSONS = 8
+_PROBLEM_SETS = 4
 _IMPORTS = (
     ("Callable", "from collections.abc import Callable"),
     ("Sequence", "from collections.abc import Sequence"),
@@ -33,11 +36,18 @@ def exercises() -> dict[str, Exercise]:
     return {exercise.id: exercise for room in rooms for exercise in room.EXERCISES}
 
 
+@cache
+def questions() -> dict[str, Question]:
+    """Return all questions of the problem sets by id, in order."""
+    rooms = [import_module(f"p2p_lab.checks.ps{n}") for n in range(1, _PROBLEM_SETS + 1)]
+    return {question.id: question for room in rooms for question in room.QUESTIONS}
+
+
 def check(exercise_id: str, answer: Any) -> Feedback:
     """Test an answer by what it does, and say what was found.
 
     Args:
-        exercise_id: as "02.mapper".
+        exercise_id: as "02.mapper", or a question of a problem set, as "ps1.words".
         answer: the function that you wrote, without brackets.
 
     Returns:
@@ -47,8 +57,15 @@ def check(exercise_id: str, answer: Any) -> Feedback:
         KeyError: there is no such exercise.
     """
     exercise = _find(exercise_id)
+    return verdict(exercise, answer, exercise.test)
+
+
+def verdict(
+    exercise: Exercise | Question, answer: Any, test: Callable[[Callable[..., Any]], str]
+) -> Feedback:
+    """Run one test of an exercise on an answer, and say what came out."""
     try:
-        message = exercise.test(_callable(answer, exercise))
+        message = test(_callable(answer, exercise))
     except NotAttempted:
         return Feedback(
             exercise.id,
@@ -88,8 +105,14 @@ def solution(exercise_id: str) -> Note:
 
     Raises:
         KeyError: there is no such exercise.
+        ValueError: it is a question of a problem set: its answers are graded.
     """
     exercise = _find(exercise_id)
+    if isinstance(exercise, Question):
+        raise ValueError(
+            f"{exercise.id} belongs to a problem set, so its solution is your teacher's. There are "
+            f'two hints: hint("{exercise.id}", 1) and hint("{exercise.id}", 2).'
+        )
     code = textwrap.dedent(inspect.getsource(exercise.reference)).rstrip()
     code = re.sub(r"\s*# noqa[^\n]*", "", code)
     imports = [line for name, line in _IMPORTS if re.search(rf"\b{name}\b", code)]
@@ -97,8 +120,20 @@ def solution(exercise_id: str) -> Note:
     return Note(exercise.id, "solution", f"{exercise.id}: one solution", text)
 
 
-def _find(exercise_id: str) -> Exercise:
-    known = exercises()
+def find_question(question_id: str) -> Question:
+    """Return a question of a problem set.
+
+    Raises:
+        KeyError: there is no such question.
+    """
+    found = _find(question_id)
+    if not isinstance(found, Question):
+        raise KeyError(f"{question_id!r} is an exercise of a lesson; problem sets are ps1 to ps4.")
+    return found
+
+
+def _find(exercise_id: str) -> Exercise | Question:
+    known: dict[str, Exercise | Question] = {**exercises(), **questions()}
     if exercise_id in known:
         return known[exercise_id]
     near = difflib.get_close_matches(str(exercise_id), known, n=1, cutoff=0.4)
@@ -106,7 +141,7 @@ def _find(exercise_id: str) -> Exercise:
     raise KeyError(f"There is no exercise {exercise_id!r}. {meant}There are: {', '.join(known)}.")
 
 
-def _callable(answer: Any, exercise: Exercise) -> Any:
+def _callable(answer: Any, exercise: Exercise | Question) -> Any:
     if answer is None or answer is ...:
         raise NotAttempted
     if not callable(answer) or isinstance(answer, torch.Tensor):

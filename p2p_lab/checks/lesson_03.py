@@ -45,12 +45,13 @@ _TEXTS = (
 def _test_alignment(answer: Callable[..., Any]) -> str:
     for before, after in _TEXTS:
         source, target = before.split(), after.split()
-        got = _partners(call(answer, source, target), target)
-        _judge_alignment(got, source, target)
+        got = to_partners(call(answer, source, target), target)
+        judge_alignment(got, source, target)
     return f"{len(_TEXTS)} prompt pairs: equal words matched, in order, as many as possible."
 
 
-def _partners(value: Any, target: Sequence[str]) -> list[int | None]:
+def to_partners(value: Any, target: Sequence[str]) -> list[int | None]:
+    """Return an answer's value as a source position or None for each target word."""
     try:
         got = [None if entry is None or int(entry) < 0 else int(entry) for entry in value]
     except (TypeError, ValueError):
@@ -62,7 +63,8 @@ def _partners(value: Any, target: Sequence[str]) -> list[int | None]:
     return got
 
 
-def _judge_alignment(got: list[int | None], source: list[str], target: list[str]) -> None:
+def judge_alignment(got: list[int | None], source: Sequence[str], target: Sequence[str]) -> None:
+    """Refuse an alignment that pairs unequal words, goes back, or matches too few."""
     where = f'For "{" ".join(source)}" and "{" ".join(target)}" '
     used: list[int] = []
     for j, i in enumerate(got):

@@ -1,0 +1,94 @@
+"""The bundled model, loaded once, and scenes drawn from seeds: for questions that measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from p2p_lab.models import Conditioning, Denoiser, load
+from p2p_lab.sampling import make_schedule, noise_of
+from p2p_lab.scenes import Scene, caption, render, sample_scene
+from p2p_lab.tokens import Prompt
+
+LOOK_STEP, LOOK_STEPS = 8, 20
+
+
+@cache
+def bundled() -> Denoiser:
+    """Return the bundled model on the CPU, loaded once."""
+    return load(device="cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Hold what the model needs for one look at a drawn scene, and the truth.
+
+    Attributes:
+        latents: the picture with noise, (1, C, h, w).
+        t: the model time of that noise.
+        conditioning: the caption, encoded.
+        prompt: the caption with its tokens.
+        word: the object that the caption is about.
+        tokens: its token positions.
+        mask: where it is, (H, W) booleans: exact, as the picture was drawn.
+        picture: the picture, (3, H, W) in [0, 1].
+    """
+
+    latents: Tensor
+    t: Tensor
+    conditioning: Conditioning
+    prompt: Prompt
+    word: str
+    tokens: list[int]
+    mask: Tensor
+    picture: Tensor
+
+
+@torch.no_grad()
+def look_at(model: Denoiser, scene: Scene) -> Look:
+    """Draw a scene, add the noise of step 8 of 20, and keep its truth: z = √ᾱ z_0 + √(1−ᾱ) ε."""
+    size = (model.defaults.height, model.defaults.width)
+    drawn, said = render(scene, size[0]), caption(scene)
+    clean = model.encode(drawn.images.to(model.device, model.dtype))  # (1, C, h, w)
+    schedule = make_schedule(model.scheduler_config, "ddim", LOOK_STEPS)
+    level, noise = schedule.alpha_bar[LOOK_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
+    prompt = model.prompt(said.text)
+    named = next(p for p in said.phrases if p.kind == "object")
+    word = said.text[named.start : named.end]
+    return Look(
+        latents=level**0.5 * clean + (1 - level) ** 0.5 * noise.to(clean),
+        t=schedule.timesteps[LOOK_STEP],
+        conditioning=model.encode_prompt(prompt, size),
+        prompt=prompt,
+        word=word,
+        tokens=prompt.tokens_of(word, 0),
+        mask=drawn.phrase_mask(0, named) > 0.5,
+        picture=drawn.images[0],
+    )
+
+
+def draw_scenes(
+    seed: int, number: int, wanted: Callable[[Scene], bool] | None = None
+) -> list[Scene]:
+    """Draw scenes from a seed, plain enough to be looked at: one object, by day, in clear weather.
+
+    Args:
+        seed: the same seed gives the same scenes.
+        number: how many.
+        wanted: what they have to be beside that.
+    """
+    found: list[Scene] = []
+    for i in count():
+        scene = sample_scene(1000 * seed + i, "small")
+        plain = scene.relation == "one" and len(scene.things) == 1 and scene.named_place
+        plain = plain and scene.style == "3d" and scene.time == "day" and scene.weather == "clear"
+        if plain and (wanted is None or wanted(scene)):
+            found.append(scene)
+        if len(found) == number:
+            return found
+    raise AssertionError("count() has no end")
