@@ -24,10 +24,10 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 \
          --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo test lint bench
+.PHONY: help setup lab demo test lint bench course course-test
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install into .venv (again only when the requirements changed)
 
@@ -62,3 +62,11 @@ test: lint ## everything: lint, types, laws, every notebook (nbval), the browser
 bench: setup ## time the engine and score the model, quickly
 	$(BIN)/python benchmarks/speed.py --quick
 	$(BIN)/python benchmarks/model.py --quick
+	$(BIN)/python benchmarks/edits.py --small
+
+course: setup ## build the course kit into COURSE: problem sets, solutions, zip, guide
+	$(BIN)/python tools/course.py build '$(or $(COURSE),out/course)' --salt '$(SALT)'
+
+course-test: setup ## grade every known answer of the course kit through nbgrader, some minutes
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 \
+	  $(BIN)/python -m pytest -s tests/test_course.py tests/course_round_trip.py

@@ -28,6 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import diffusers
 import torch
@@ -184,9 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     about = said_of(options, model, judge)
     cases = halves(options, judge)
     records = open_records(options, state, about)
-    bench = Bench(
-        model, judge, records, about["steps"], axes=axes(about["guidance"], about["steps"])
-    )
+    tried = axes(about["guidance"], about["steps"])
+    bench = Bench(model, judge, records, about["steps"], axes=tried, named=options.model)
     found = measure(bench, *cases, state)
     if not state.is_main_process:
         return {}

@@ -525,3 +525,25 @@ def test_the_tuning_half_alone_prints_a_choice(
     out = capsys.readouterr().out
     assert "## Defaults chosen on the tuning half" in out and "chosen" in out
     assert set(json.loads(out.splitlines()[-1])["defaults"]) == {"Replace", "Refine", "Reweight"}
+
+
+def test_the_figures_of_a_run_say_its_numbers(tmp_path: Path, whole: Bench) -> None:
+    from benchmarks.editing import plots
+    from benchmarks.editing.results import Results
+
+    rows = whole.records.rows()
+    about = {"seed": 0, "model": "scenes-64-v1", "steps": STEPS, "guidance": 3.0}
+    write_csv(tmp_path / "edits.csv", rows, summary.maps(rows), about)
+    run = Results.read(tmp_path / "edits.csv")
+    assert [case.number for case in run.reporting] == list(INVERTED) and not run.tuning
+    expected = summary.sum_up(
+        summary.shared(run.reporting, summary.index(rows), summary.contenders({}))
+    )
+    for name, numbers in run.table.items():
+        assert numbers["success"] == expected[name]["success"]
+        gain = expected[name]["background_psnr_gain"]
+        assert numbers["background_psnr_gain"] == pytest.approx(gain, abs=1e-2)
+    assert f"all {run.table['p2p']['success']:.2f}" in plots.by_kind(run.table).alt
+    assert "re-prompt" in plots.keeping(run.table).alt
+    assert "site and step" in plots.places(run.maps).alt and "head 0" in plots.heads(run.maps).alt
+    plots.trade_off(run.curves), plots.settings(run.curves)

@@ -105,7 +105,7 @@ def every_map(run: Run, word: str, occurrence: int) -> tuple[list[Site], list[Te
     maps = []
     for site in sites:
         steps = [tape.probs(t, site)[..., tokens].sum(-1) for t in range(tape.steps)]
-        maps.append(torch.stack(steps).float().unflatten(-1, site.size))
+        maps.append(torch.stack(steps).float().reshape(tape.steps, site.heads, *site.size))
     return sites, maps
 
 

@@ -149,16 +149,23 @@ def re_prompt(source: Source, text: str | None = None) -> Tensor:
     return apply_plan([run], plan, guidance_scale=scale, record="none", reuse=False)[0].pixels
 
 
-def folder_of(model: Denoiser) -> Path:
-    """Return the folder that a model was opened from: a bundled one, or its name as a path."""
-    return _find_bundled(model.name) or Path(model.name)
+def folder_of(name_or_path: str | None, model: Denoiser) -> Path:
+    """Return the folder that `load` opened a model from."""
+    if name_or_path is not None and Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    found = _find_bundled(model.name)
+    if found is None:
+        raise ValueError(f"{model.name} is neither bundled nor a folder: name one with --model.")
+    return found
 
 
 @lru_cache(maxsize=1)
 def image_to_image(folder: Path, device: str) -> Any:
     """Open diffusers' own image-to-image pipeline on a model folder."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+    from diffusers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     with quiet():
         pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
             folder, safety_checker=None, local_files_only=True

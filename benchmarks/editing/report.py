@@ -48,7 +48,7 @@ def markdown(
         "",
         *_targets(head),
         "",
-        *_maps(scored),
+        *where_words_look(scored),
     ]
     return "\n".join(lines) + "\n"
 
@@ -105,7 +105,8 @@ def _targets(head: Numbers) -> list[str]:
     return lines
 
 
-def _maps(scored: Sequence[Numbers]) -> list[str]:
+def where_words_look(scored: Sequence[Numbers]) -> list[str]:
+    """Return the table of the maps' scores by class of words."""
     lines = [
         "## Where words look",
         "",
@@ -114,8 +115,8 @@ def _maps(scored: Sequence[Numbers]) -> list[str]:
         "tuning: on these words). Best: by area under the curve.",
         "",
         "| words | n | ours: pointing | IoU (at) | AUC | DAAM: pointing | IoU | AUC | best site | "
-        "best step | best head |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|---|---|---|",
+        "best step | best head | best size |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|---|---|---|---|",
     ]
     for kind in CLASSES:
         rows = {row["slice"]: row for row in scored if row["class"] == kind}
@@ -127,7 +128,7 @@ def _maps(scored: Sequence[Numbers]) -> list[str]:
             f"{with_interval(ours, 'iou', 2)} ({ours['threshold']:.1f})",
             shown(ours["auc"], 2),
             *(shown(daam[n], 2) for n in ("pointing", "iou", "auc")),
-            *(best_of(rows.values(), part) for part in ("site", "step", "head")),
+            *(best_of(rows.values(), part) for part in ("site", "step", "head", "resolution")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -201,4 +202,5 @@ def bracket(bounds: tuple[float, float] | None, digits: int) -> str:
 
 def with_interval(row: Numbers, name: str, digits: int) -> str:
     """Return a mean with its interval."""
-    return f"{shown(row[name], digits)} {bracket(row[f'{name}_interval'], digits)}".strip()
+    bounds = row.get(f"{name}_interval")
+    return f"{shown(row[name], digits)} {bracket(bounds, digits)}".strip()

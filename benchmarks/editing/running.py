@@ -51,7 +51,7 @@ class Bench:
         steps: denoising steps of all but the axis of steps.
         axes: what the tuning half tries.
         chosen: settings by family that the reporting half is given beside the defaults.
-        baselines: whether to run what prompt-to-prompt must beat.
+        named: name or folder that the model was opened by, for diffusers to open it too.
     """
 
     model: Denoiser
@@ -60,12 +60,12 @@ class Bench:
     steps: int
     axes: Sequence[Axis] = ()
     chosen: Chosen = field(default_factory=dict)
-    baselines: bool = True
+    named: str | None = None
 
     def __post_init__(self) -> None:
         """Open the image-to-image pipeline and count the calls of both denoisers."""
         device = str(self.model.device)
-        self.pipeline: Any = image_to_image(folder_of(self.model), device)
+        self.pipeline: Any = image_to_image(folder_of(self.named, self.model), device)
         self.calls = Rows(self.model.module, self.pipeline.unet)
 
     def run(self, cases: Sequence[Case], *, share: tuple[int, int] = (0, 1)) -> None:
@@ -126,9 +126,8 @@ def planned(case: Case, bench: Bench, family: str) -> dict[str, Make]:
         settings += [tuned(case, bench.chosen[family])] if bench.chosen else []
         tried |= {s.name: partial(_edit, settings=s) for s in settings}
         tried |= faded(case)
-        if bench.baselines:
-            tried[RE_PROMPT] = _re_prompt
-            tried |= {f"sdedit {s:g}": partial(_sdedit, strength=s) for s in STRENGTHS}
+        tried[RE_PROMPT] = _re_prompt
+        tried |= {f"sdedit {s:g}": partial(_sdedit, strength=s) for s in STRENGTHS}
     else:
         tried = {s.name: partial(_edit, settings=s) for s in variants(case, bench.axes)}
     if case.origin == "inverted":

@@ -43,14 +43,15 @@ class Open(Controller):
 @contextmanager
 def replaced(name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Replace one function that the controller calls by a wrapped one, and give it back."""
-    original, usual = getattr(controller, name), work.Controller
-    setattr(controller, name, wrap(original))
-    work.Controller = Open  # type: ignore[misc]
+    changes = ((controller, name, wrap(getattr(controller, name))), (work, "Controller", Open))
+    before = [(module, which, getattr(module, which)) for module, which, _ in changes]
+    for module, which, new in changes:
+        setattr(module, which, new)
     try:
         yield
     finally:
-        setattr(controller, name, original)
-        work.Controller = usual  # type: ignore[misc]
+        for module, which, original in before:
+            setattr(module, which, original)
 
 
 def renormalised(mix: Any) -> Any:
