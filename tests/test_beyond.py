@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from p2p_lab.attention import Controller, Rows, Site
+import p2p_lab
+from p2p_lab.attention import Controller, Rows, Site, sharp_map
 from p2p_lab.attention.moving import centre_of, move_rows, region_of
+from p2p_lab.attention.sharpening import enlarge_along, propagate
 from p2p_lab.edits import (
+    Edit,
     EditPlan,
     LocalBlend,
     Move,
     Refine,
     Replace,
     Reweight,
+    between,
     compile_edits,
 )
-from p2p_lab.figures import show_plan
+from p2p_lab.figures import frame_changes, show_frames, show_plan, to_gif
+from p2p_lab.inversion import invert
+from p2p_lab.metrics import mask_iou
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling import Run, edit, generate
-from p2p_lab.tokens import AlignmentError
+from p2p_lab.sampling import Run, animate, apply_plan, edit, generate
+from p2p_lab.sampling.animating import frame_plan, keyframe_plans
+from p2p_lab.sampling.placing import encode_target
+from p2p_lab.scenes import parse, render
+from p2p_lab.tokens import AlignmentError, Prompt
+from tests.worlds import tiny_tokenizer
 
 CAT, DOG = "a cat on grass", "a dog on grass"
 STEPS = 5
+PROMPT = Prompt.of(CAT, tiny_tokenizer())
 RIGHT = Move("cat", by=(0.0, 0.25), threshold=0.7)
 
 
@@ -168,18 +181,16 @@ def test_a_saved_move_is_read_and_edited_again_to_the_same_bits(
 
 def test_replay_from_tape_equals_the_joint_run_when_an_object_moves(cat: Run) -> None:
     joint = replace(cat, tape=None, cache={})
-    for edits in (
-        [RIGHT],
-        [RIGHT, LocalBlend("cat")],
-        [Replace(), RIGHT, LocalBlend("cat", "dog")],
-    ):
+    lists: list[list[Edit]] = [[RIGHT], [RIGHT, LocalBlend("cat")]]
+    lists.append([Replace(), RIGHT, LocalBlend("cat", "dog")])
+    for edits in lists:
         text = DOG if len(edits) == 3 else CAT
         one, two = (edit(source, text, edits, reuse=False) for source in (cat, joint))
         assert (one.pixels - two.pixels).abs().max() < 1e-9
 
 
 def test_a_move_composes_with_faders_and_fences_in_any_order(cat: Run) -> None:
-    parts = [RIGHT, Reweight("grass", 2.0), LocalBlend("cat", threshold=0.8)]
+    parts: list[Edit] = [RIGHT, Reweight("grass", 2.0), LocalBlend("cat", threshold=0.8)]
     runs = [edit(cat, CAT, order, reuse=False) for order in (parts, parts[::-1])]
     assert torch.equal(runs[0].pixels, runs[1].pixels)
     louder = edit(cat, CAT, [RIGHT, LocalBlend("cat", threshold=0.8)], reuse=False)
@@ -275,3 +286,192 @@ def test_a_source_without_maps_can_only_be_moved_by_a_mask(cat: Run) -> None:
     mask = torch.zeros(16, 16)
     mask[4:9, 4:9] = 1
     assert torch.isfinite(edit(blind, CAT, [Move("cat", (0, 0.2), mask=mask)]).pixels).all()
+
+
+# Sharper maps
+
+
+def test_multiplying_by_self_attention_equals_plain_loops() -> None:
+    heat, own = draw(3, 4, seed=1), draw(12, 12, seed=2)
+    flat = heat.flatten().tolist()
+    powered = [[float(v) ** 2 for v in row] for row in own]
+    values = flat
+    for _ in range(2):
+        spread = [
+            sum(a * v for a, v in zip(row, values, strict=True)) / sum(row) for row in powered
+        ]
+        values = [math.sqrt(m * s) for m, s in zip(flat, spread, strict=True)]
+    got = propagate(heat, own, rounds=2, power=2.0)
+    assert torch.allclose(got, torch.tensor(values, dtype=torch.float64).reshape(3, 4))
+
+
+def test_a_map_that_is_even_stays_so_and_zeros_stay_zero() -> None:
+    own = draw(16, 16).softmax(-1)
+    even = torch.full((4, 4), 0.3, dtype=torch.float64)
+    assert torch.allclose(propagate(even, own, rounds=3, power=3.0), even)
+    holed = even.clone()
+    holed[1, 2] = 0
+    assert propagate(holed, own, rounds=1)[1, 2] == 0
+
+
+def test_enlarging_follows_the_edges_of_the_picture_and_keeps_the_range() -> None:
+    image = torch.zeros(3, 32, 32)
+    image[:, :, 14:] = 1  # an edge that lies on no border of the map's 8×8 cells
+    heat = torch.zeros(8, 8)
+    heat[:, 4:] = 1  # the map puts it at 16
+    sharp = enlarge_along(heat, image, spread=0.07)
+    assert sharp.shape == (32, 32)
+    assert float(sharp.min()) >= 0 and float(sharp.max()) <= 1 + 1e-6
+    plain = torch.nn.functional.interpolate(heat[None, None], size=(32, 32), mode="bilinear")[0, 0]
+    truth = image[0] > 0.5
+    assert mask_iou(sharp > 0.5, truth) > mask_iou(plain > 0.5, truth)
+
+
+def test_a_sharp_map_without_its_tricks_is_the_mean_of_the_decoders_finest_sites(cat: Run) -> None:
+    store = cat.attention
+    assert store is not None
+    plain = sharp_map(store, "cat", rounds=0, late=1.0)
+    names = [
+        n for n, s in store.sites.items() if s.has_text and s.place == "up" and s.pixels == 256
+    ]
+    wanted = torch.stack([store.map("cat", site=name) for name in names]).mean(0)
+    assert (plain - wanted).abs().max() < 1e-6
+    assert cat.sharp_map("cat").shape == cat.size
+
+
+def test_a_sharp_map_without_tape_takes_the_means_and_says_what_is_missing(cat: Run) -> None:
+    assert cat.attention is not None
+    untaped = replace(cat.attention, tape=None)
+    assert sharp_map(untaped, "cat", rounds=0).shape == (16, 16)
+    with pytest.raises(ValueError, match="rounds=0"):
+        sharp_map(untaped, "cat")
+    with pytest.raises(ValueError, match="recorded no maps"):
+        replace(cat, attention=None).sharp_map("cat")
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": -1}, {"rounds": 1.5}, {"power": 0}, {"late": 0}])
+def test_a_sharp_map_refuses_settings_that_make_no_sense(cat: Run, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        cat.sharp_map("cat", **wrong)
+
+
+def test_a_sharp_map_fits_true_masks_better_than_the_map_on_the_bundled_model() -> None:
+    model, gained = p2p_lab.load(), []
+    for text in ("a green car on a beach", "a cat in a field", "a red apple in a city"):
+        drawn = render(parse(text, seed=1), 64)
+        run, truth = invert(model, drawn.images[0], text, steps=6), drawn.masks[0, 0] > 0.5
+        word = text.split()[-4] if text.split()[1] != "cat" else "cat"
+        scores = [
+            sum(mask_iou(heat, truth, threshold=cut) for cut in (0.3, 0.4, 0.5)) / 3
+            for heat in (run.map(word, size=run.size), run.sharp_map(word))
+        ]
+        gained.append(scores[1] - scores[0])
+    assert sum(gained) / len(gained) > 0.02
+
+
+# Animations
+
+FRAMES: list[Any] = [CAT, (DOG, [Replace(), Reweight("grass", 2.0)])]
+
+
+def test_the_frames_on_keyframes_are_those_edits_to_the_bit(cat: Run) -> None:
+    frames = animate(cat, [*FRAMES, (CAT, [RIGHT])], frames=5)
+    assert [frame.prompt.text for frame in frames][::2] == [CAT, DOG, CAT]
+    assert (frames[0].pixels - cat.pixels).abs().max() < 1e-9
+    assert torch.equal(frames[2].pixels, edit(cat, *FRAMES[1], reuse=False).pixels)
+    assert torch.equal(frames[4].pixels, edit(cat, CAT, [RIGHT], reuse=False).pixels)
+
+
+def test_frames_between_mix_plans_and_embeddings(cat: Run, sd: Denoiser) -> None:
+    plans = keyframe_plans(cat, FRAMES)
+    half = frame_plan(plans, 1, 3)
+    assert torch.allclose(half.source_gain, (plans[0].source_gain + plans[1].source_gain) / 2)
+    assert half.toward is not None and half.toward[1] == 0.5
+    mixed = encode_target(sd, half, cat.size).tokens
+    ends = [sd.encode_prompt(sd.prompt(text), cat.size).tokens for text in (CAT, DOG)]
+    assert torch.allclose(mixed, (ends[0] + ends[1]) / 2)
+    assert EditPlan.from_json(half.to_json()) == half
+    assert "0.5 of the way" in str(half)
+
+
+def test_an_animation_takes_small_steps(cat: Run) -> None:
+    changes = frame_changes(animate(cat, FRAMES, frames=6))
+    whole = frame_changes(animate(cat, FRAMES, frames=2))[0]
+    assert max(changes) < 0.6 * whole
+    assert sum(changes) >= whole * (1 - 1e-6)
+
+
+def test_frames_of_one_prompt_share_their_first_steps(cat: Run) -> None:
+    late = [(DOG, [Replace(cross=(0, end), self_attention=(0, 0))]) for end in (0.4, 1.0)]
+    plans = [frame_plan(keyframe_plans(cat, late), i, 4) for i in range(4)]
+    assert plans[1].shared_prefix(plans[2]) >= 2
+    shared = animate(cat, late, frames=4)
+    cat.cache.clear()
+    for frame, plan in zip(shared, plans, strict=True):
+        alone = apply_plan([cat], plan, guidance_scale=cat.guidance_scale, reuse=False)[0]
+        assert torch.equal(frame.pixels, alone.pixels)
+
+
+def test_a_frame_can_be_edited_further_as_itself(cat: Run) -> None:
+    frame = animate(cat, FRAMES, frames=3)[1]
+    again = edit(frame, frame.prompt.text, [Refine()], reuse=False)
+    assert (again.pixels - frame.pixels).abs().max() < 0.2
+
+
+def test_a_move_between_keyframes_goes_part_of_the_way() -> None:
+    first, last = (
+        compile_edits([m, LocalBlend("cat", threshold=0.4)], PROMPT, PROMPT, STEPS)
+        for m in (Move("cat"), Move("cat", (0.1, 0.4), 2.25))
+    )
+    half = between(first, last, 0.5)
+    assert half.moves[0].by == pytest.approx((0.05, 0.2))
+    assert half.moves[0].scale == pytest.approx(1.5)
+    assert half.blend == last.blend
+
+
+def test_a_fence_that_one_keyframe_lacks_opens_little_by_little() -> None:
+    free = compile_edits([Refine()], PROMPT, PROMPT, STEPS)
+    fenced = compile_edits([LocalBlend("cat", threshold=0.4, start=0.4)], PROMPT, PROMPT, STEPS)
+    half = between(free, fenced, 0.5)
+    assert half.blend is not None
+    assert half.blend.threshold == pytest.approx(0.2)
+    assert between(free, fenced, 0) is free and between(free, fenced, 1) is fenced
+
+
+def test_plans_that_cannot_be_mixed_are_refused() -> None:
+    one = compile_edits([LocalBlend("cat", subtract="grass")], PROMPT, PROMPT, STEPS)
+    two = compile_edits([LocalBlend("cat")], PROMPT, PROMPT, STEPS)
+    with pytest.raises(ValueError, match="subtracts"):
+        between(one, two, 0.5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        between(one, two, 1.5)
+    with pytest.raises(ValueError, match="steps"):
+        between(one, compile_edits([Refine()], PROMPT, PROMPT, STEPS + 1), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("keyframes", "frames", "said"),
+    [
+        ([CAT], 3, "two or more"),
+        (CAT, 3, "two or more"),
+        ([CAT, 3], 3, "A keyframe is"),
+        ([CAT, DOG], 1, "at least one for each"),
+        ([CAT, DOG], 2.5, "at least one for each"),
+    ],
+)
+def test_an_animation_that_cannot_be_is_refused(
+    cat: Run, keyframes: Any, frames: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        animate(cat, keyframes, frames=frames)
+
+
+def test_a_gif_holds_all_frames_and_the_strip_says_how_much_they_change(cat: Run) -> None:
+    pictures = [cat.image, cat.image.rotate(90), cat.image]
+    with Image.open(io.BytesIO(to_gif(pictures, seconds=0.3))) as gif:
+        assert gif.n_frames == 3
+        assert gif.info["duration"] == 300
+    assert "3 frames" in show_frames(pictures).alt
+    for wrong in (lambda: to_gif([]), lambda: to_gif(pictures, seconds=0), lambda: show_frames([])):
+        with pytest.raises(ValueError, match=r"GIF|no frames"):
+            wrong()

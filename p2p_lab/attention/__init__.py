@@ -13,6 +13,7 @@ from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
 from p2p_lab.attention.mixing import mix_site
 from p2p_lab.attention.records import RunningMaps, nearest_size, resize
+from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
 from p2p_lab.attention.state import ControllerState, Rows
 from p2p_lab.attention.store import AttentionStore
@@ -38,5 +39,6 @@ __all__ = [
     "mix_site",
     "nearest_size",
     "resize",
+    "sharp_map",
     "taped_sites",
 ]

@@ -12,6 +12,7 @@ The room knows prompts and tensors, but no model, image or sampler.
 """
 
 from p2p_lab.edits.aligners import Edit, Refine, Replace
+from p2p_lab.edits.between import between
 from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.compiling import compile_edits, default_edits
 from p2p_lab.edits.move import Move
@@ -30,6 +31,7 @@ __all__ = [
     "Replace",
     "Reweight",
     "Window",
+    "between",
     "compile_edits",
     "default_edits",
     "mix_cross",

@@ -64,6 +64,7 @@ class EditPlan:
         target: the target prompt.
         compat: "reference" if the quirks of the authors' code were reproduced.
         moves: which words' source attention is taken to another place before it is mixed.
+        toward: another prompt, and the share of its embedding in the target's (an animation).
     """
 
     mapper: Tensor
@@ -76,6 +77,7 @@ class EditPlan:
     target: Prompt | None = None
     compat: Compat = None
     moves: tuple[MovePlan, ...] = ()
+    toward: tuple[Prompt, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes do not belong together."""
@@ -159,7 +161,7 @@ class EditPlan:
         """
         if self.steps != other.steps or self.length != other.length:
             return 0
-        if (self.source, self.target) != (other.source, other.target):
+        if any(getattr(self, n) != getattr(other, n) for n in ("source", "target", "toward")):
             return 0
         for step in range(self.steps):
             if not self._agrees(other, step):

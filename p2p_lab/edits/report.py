@@ -23,6 +23,8 @@ def summary(plan: EditPlan) -> str:
     lines = [f"EditPlan over {plan.steps} steps (0 is the noisiest), {plan.length} tokens"]
     if plan.source is not None and plan.target is not None:
         lines += [f"  source: {plan.source.text!r}", f"  target: {plan.target.text!r}"]
+    if plan.toward is not None:
+        lines.append(f"  toward: {plan.toward[0].text!r}, {plan.toward[1]:.3g} of the way")
     if plan.is_identity:
         return "\n".join([*lines, "  nothing is changed: the target is generated on its own"])
     lines.append(f"  cross-attention: {_cross_line(plan)}")
@@ -153,6 +155,9 @@ def to_json(plan: EditPlan) -> str:
         "source": None if plan.source is None else plan.source.to_dict(),
         "target": None if plan.target is None else plan.target.to_dict(),
         "compat": plan.compat,
+        "toward": None
+        if plan.toward is None
+        else [plan.toward[0].to_dict(), float(plan.toward[1])],
         "moves": [_plain_move(move) for move in plan.moves],
     }
     return json.dumps(record, allow_nan=False)
@@ -223,6 +228,9 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
         "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
         "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
         "compat": record["compat"],
+        "toward": None
+        if record.get("toward") is None
+        else (Prompt.from_dict(record["toward"][0]), float(record["toward"][1])),
         "moves": tuple(_move(move) for move in record.get("moves", ())),
     }
 

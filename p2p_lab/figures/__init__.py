@@ -7,6 +7,7 @@ no algorithm: what it draws was computed elsewhere.
 """
 
 from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, to_png
+from p2p_lab.figures.animation import frame_changes, show_frames, to_gif
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
 from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
 from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
@@ -18,12 +19,14 @@ __all__ = [
     "Drawn",
     "LabFigure",
     "alt_text",
+    "frame_changes",
     "overlay",
     "show_alignment",
     "show_blend",
     "show_cost",
     "show_drift",
     "show_edit",
+    "show_frames",
     "show_losses",
     "show_map",
     "show_maps",
@@ -31,6 +34,7 @@ __all__ = [
     "show_plan",
     "show_sweep",
     "show_trajectory",
+    "to_gif",
     "to_png",
     "upsample",
 ]

@@ -7,6 +7,7 @@ Every result is a `Run`: a picture, how it came about, and what was recorded, re
 at, measured and edited again. The room knows models, plans and controllers; it draws no figures.
 """
 
+from p2p_lab.sampling.animating import animate
 from p2p_lab.sampling.editing import apply_plan, edit
 from p2p_lab.sampling.loop import Cancelled, Texts, Watch, predict, walk
 from p2p_lab.sampling.plain import generate
@@ -20,6 +21,7 @@ __all__ = [
     "Texts",
     "Trajectory",
     "Watch",
+    "animate",
     "apply_plan",
     "ddim_step",
     "edit",

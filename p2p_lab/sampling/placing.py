@@ -1,4 +1,4 @@
-"""Find where the objects that a plan moves are in its sources: the regions of `Move`."""
+"""Make a plan ready for its sources: where the objects are that it moves, what its text says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from p2p_lab.attention.moving import region_of
 from p2p_lab.edits import EditPlan, MovePlan
+from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.runs import Run
 
 
@@ -43,3 +44,20 @@ def _region(move: MovePlan, source: Run) -> Tensor:
     maps = source.attention.token_maps()[list(move.tokens)].sum(dim=0)  # (h, w)
     large = torch.nn.functional.interpolate(maps[None, None], size=source.size, mode="bilinear")
     return region_of(large[0, 0], move.threshold)
+
+
+def encode_target(model: Denoiser, plan: EditPlan, size: tuple[int, int]) -> Conditioning:
+    """Encode a plan's target prompt, (1, L, D); between two prompts their embeddings are mixed."""
+    assert plan.target is not None
+    here = model.encode_prompt(plan.target, size)
+    if plan.toward is None:
+        return here
+    other, share = plan.toward
+    there = model.encode_prompt(other, size)
+    mask = here.mask if here.mask is None or there.mask is None else here.mask | there.mask
+    pooled = here.pooled
+    if here.pooled is not None and there.pooled is not None:
+        pooled = torch.lerp(here.pooled, there.pooled, share)
+    return replace(
+        here, tokens=torch.lerp(here.tokens, there.tokens, share), pooled=pooled, mask=mask
+    )

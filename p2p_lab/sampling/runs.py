@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, AttentionTape
+from p2p_lab.attention import AttentionStore, AttentionTape, sharp_map
 from p2p_lab.edits import EditPlan
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import Prompt
@@ -126,6 +126,16 @@ class Run:
         if self.attention is None:
             raise ValueError("This run recorded no maps. Run it with record='store' or 'tape'.")
         return self.attention.map(word, **options)
+
+    def sharp_map(self, word: str, **options: Any) -> Tensor:
+        """Return a sharper map of a word at the picture's size: `attention.sharp_map` of this run.
+
+        Raises:
+            ValueError: If the run recorded no maps.
+        """
+        if self.attention is None:
+            raise ValueError("This run recorded no maps. Run it with record='store' or 'tape'.")
+        return sharp_map(self.attention, word, **{"image": self.pixels, **options})
 
     def save(self, path: str | Path, *, tape: bool = True) -> Path:
         """Write the whole run to one file; see `p2p_lab.sampling.saving`."""

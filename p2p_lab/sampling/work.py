@@ -15,7 +15,7 @@ from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
 from p2p_lab.sampling.memory import choose_tape
-from p2p_lab.sampling.placing import placed
+from p2p_lab.sampling.placing import encode_target, placed
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings
 from p2p_lab.tokens import Prompt
@@ -148,7 +148,7 @@ class Work:
     def _texts(self) -> Texts:
         """Encode the rows' texts: the targets', after the sources' in a joint run."""
         model, settings, source = self.model, self.settings, self.sources[0]
-        positive = model.encode_prompt(self.target, settings.size).expand(self.count)
+        positive = encode_target(model, self.plan, settings.size).expand(self.count)
         negative = model.encode_negative(source.negative, settings.size).expand(self.count)
         steps = self._stacked("negative_embeds")
         if not self.joint:

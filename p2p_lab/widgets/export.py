@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from p2p_lab.figures import show_pictures, to_png
+from p2p_lab.figures import show_pictures, to_gif, to_png
 from p2p_lab.widgets.recipe import new_file
-
-SIDE = 256  # small pictures are enlarged to this, so that a GIF can be looked at
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,5 @@ def save_strip(frames: Sequence[Frame], folder: str | Path = ".") -> Path:
 
 def save_gif(frames: Sequence[Frame], folder: str | Path = ".", *, seconds: float = 0.8) -> Path:
     """Write the pictures one after another to a new GIF file, and return its path."""
-    buffer = io.BytesIO()
-    pictures = [_enlarge(frame.image) for frame in frames]
-    pictures[0].save(
-        buffer,
-        format="gif",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=int(1000 * seconds),
-        loop=0,
-    )
-    return new_file(Path(folder) / "edit.gif", buffer.getvalue())
-
-
-def _enlarge(image: Image.Image) -> Image.Image:
-    factor = max(1, SIDE // max(image.size))
-    size = (image.width * factor, image.height * factor)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    pictures = [frame.image.convert("RGB") for frame in frames]
+    return new_file(Path(folder) / "edit.gif", to_gif(pictures, seconds=seconds))
