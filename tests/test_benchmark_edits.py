@@ -363,6 +363,7 @@ def trial_rows(scores: dict[float, list[float]], psnr: dict[float, float]) -> li
         ({0.4: [1] * 8, 0.8: [0] * 8}, {0.4: 10.0, 0.8: 30.0}, 0.4),  # clearly better
         ({0.4: [1] * 8, 0.8: [1] * 7 + [0]}, {0.4: 10.0, 0.8: 30.0}, 0.8),  # as good, keeps more
         ({0.4: [1] * 8, 0.8: [1] * 8}, {0.4: 30.0, 0.8: 30.0}, 0.8),  # a draw: the default
+        ({0.4: [1] * 7 + [0], 0.8: [1] * 8}, {0.4: 30.0, 0.8: 10.0}, 0.8),  # never a worse one
     ],
 )
 def test_the_choice_is_the_best_value_or_one_as_good_that_keeps_more(

@@ -62,21 +62,32 @@ class Axis:
 def axes(guidance: float, steps: int) -> tuple[Axis, ...]:
     """Return all axes; the model's own guidance and steps are their defaults."""
     windows, blend = Refine(), LocalBlend("a")
-    scales = sorted({1.5, guidance, 5.0, 7.5})
+    cross, own, pixels = windows.cross[1], windows.self_attention[1], windows.self_pixels
+    fader = Reweight("a", 1.0).window[1]
+
+    def tried(usual: float, *values: float) -> tuple[float, ...]:
+        return tuple(sorted({usual, *values}, reverse=True))  # neighbours share first steps
+
     return (
-        Axis("cross", (1.0, 0.8, 0.6, 0.4, 0.2, 0.0), windows.cross[1], 0, "both", says="τ"),
         Axis(
-            "self_attention", (0.8, 0.6, 0.4, 0.2, 0.0), windows.self_attention[1], 0, "both",
+            "cross", tried(cross, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0), cross, 0, "both",
+            says="end τ of the cross-attention window",
+        ),
+        Axis(
+            "self_attention", tried(own, 0.8, 0.6, 0.4, 0.2, 0.0), own, 0, "both",
             says="end of the self-attention window",
         ),
-        Axis("self_pixels", (0, 64, 256), windows.self_pixels, 1, says="largest injected site"),
+        Axis("self_pixels", tried(pixels, 256, 64, 0), pixels, 1, says="largest injected site"),
         Axis(
-            "threshold", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), blend.threshold, 1, "always",
-            says="threshold of the blend",
+            "threshold", tried(blend.threshold, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), blend.threshold, 1,
+            "always", says="threshold of the blend",
         ),
-        Axis("start", (0.0, 0.2, 0.4), blend.start, 1, "always", says="start of the blend"),
         Axis(
-            "fader", (1.0, 0.8, 0.6, 0.4), Reweight("a", 1.0).window[1], None, faders=True,
+            "start", tried(blend.start, 0.4, 0.2, 0.0), blend.start, 1, "always",
+            says="start of the blend",
+        ),
+        Axis(
+            "fader", tried(fader, 1.0, 0.8, 0.6, 0.4), fader, None, faders=True,
             says="end of the fader's window",
         ),
         Axis(
@@ -87,8 +98,11 @@ def axes(guidance: float, steps: int) -> tuple[Axis, ...]:
             "surgery", ("", "blended from 8x8"), "", 1, "always",
             says="resolution of the blend's maps",
         ),
-        Axis("guidance", tuple(scales), guidance, 2, says="guidance of source and edit"),
-        Axis("steps", (5, 10, 20, 50), steps, 2, says="denoising steps"),
+        Axis(
+            "guidance", tried(guidance, 7.5, 5.0, 1.5), guidance, 2,
+            says="guidance of source and edit",
+        ),
+        Axis("steps", tried(steps, 50, 20, 10, 5), steps, 2, says="denoising steps"),
     )  # fmt: skip
 
 

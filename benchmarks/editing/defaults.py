@@ -2,8 +2,8 @@
 
 Axis by axis: among the values whose share of edits that do what was asked *and nothing else* lies
 within one standard error of the best value's (paired over cases), the one that keeps most of the
-background; where there is none, of the structure. Small differences of a small sample decide
-nothing that way.
+background; where there is none, of the structure. No value is chosen that succeeds less often than
+the package's default. Small differences of a small sample decide nothing that way.
 """
 
 from __future__ import annotations
@@ -101,8 +101,24 @@ def compare(
 def mark(found: Sequence[Trial]) -> list[Trial]:
     """Mark the value to be chosen."""
     near = [t for t in found if sum(t.gaps) <= len(t.gaps) * standard_error(t.gaps) + 1e-9]
-    best = max(near, key=_keeps, default=None)
+    best = max(_no_worse(near, found) or _top(found), key=_keeps, default=None)
     return [replace(trial, best=trial is best) for trial in found]
+
+
+def _no_worse(near: Sequence[Trial], found: Sequence[Trial]) -> list[Trial]:
+    """Leave out what succeeds less often than the default, or less often without harm."""
+    least = [t.scores for t in found if t.usual]
+    return [
+        t
+        for t in near
+        if all((t.scores[n] or 0) >= (s[n] or 0) for s in least for n in ("success", "both"))
+    ]
+
+
+def _top(found: Sequence[Trial]) -> list[Trial]:
+    """Return the values that did best of all."""
+    best = max((t.scores["both"] or 0.0 for t in found), default=0.0)
+    return [t for t in found if (t.scores["both"] or 0.0) == best]
 
 
 def _keeps(trial: Trial) -> tuple[float, bool]:

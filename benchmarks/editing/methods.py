@@ -123,8 +123,17 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def prompt_to_prompt(source: Source, settings: Settings, scale: float | None = None) -> Tensor:
-    """Edit a source, (3, H, W); its steps and guidance are those of the source."""
+def prompt_to_prompt(
+    source: Source, settings: Settings, scale: float | None = None, *, reuse: bool = True
+) -> Tensor:
+    """Edit a source, (3, H, W); its steps and guidance are those of the source.
+
+    Args:
+        source: what to edit.
+        settings: how.
+        scale: the fader's position; None turns it the way that the case asks for.
+        reuse: share first steps with the edit before: the same picture for less.
+    """
     about: AbstractContextManager[Any] = nullcontext()
     if settings.surgery:
         about = SURGERIES[settings.surgery]()
@@ -134,7 +143,7 @@ def prompt_to_prompt(source: Source, settings: Settings, scale: float | None = N
             source.case.target_text,
             edits_of(source, settings, scale),
             record="store" if settings.blend and source.case.local else "none",
-            reuse=not settings.surgery,
+            reuse=reuse and not settings.surgery,
         )
     return run.pixels
 

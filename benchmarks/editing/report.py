@@ -153,9 +153,11 @@ def ablations(curves: Sequence[Numbers]) -> str:
         how = {None: "with a blend where it applies", True: "with a blend", False: "no blend"}
         if not rows[0]["cases"]:
             continue
-        lines += [f"{says.capitalize()}, {how[blend]}, {rows[0]['cases']} cases:", ""]
-        lines += ["| | success | kept | both | background PSNR | structure ×10³ | s | calls |"]
-        lines += ["|--:|--:|--:|--:|--:|--:|--:|--:|"]
+        timed = rows[0]["axis"] == "steps"  # other neighbours share first steps
+        lines += [f"{says[0].upper()}{says[1:]}, {how[blend]}, {rows[0]['cases']} cases:", ""]
+        head = "| | success | kept | both | background PSNR | structure ×10³ |"
+        lines += [head + (" s | calls |" if timed else "")]
+        lines += ["|--:|" + "--:|" * (7 if timed else 5)]
         for row in rows:
             cells = [
                 str(row["value"]) or "as it is",
@@ -163,8 +165,8 @@ def ablations(curves: Sequence[Numbers]) -> str:
                 f"{shown(row['both'], 2)} {bracket(row['both_interval'], 2)}",
                 shown(row["background_psnr"], 1),
                 shown(row["structure"], 2, 1000),
-                *(shown(row["seconds"], 2), shown(row["calls"], 0)),
             ]
+            cells += [shown(row["seconds"], 2), shown(row["calls"], 0)] if timed else []
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines) + "\n"

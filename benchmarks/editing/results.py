@@ -43,6 +43,12 @@ class Results:
         judge, seed = load_judge(), int(found[0]["seed"])
         numbers = sorted({row["case"] for row in rows})
         cases = [make_case(number, judge, seed=seed) for number in numbers]
+        scenes = {row["case"]: row["scene"] for row in rows}
+        if any(scenes[case.number] != case.seed for case in cases):
+            raise ValueError(
+                f"{path} was measured on other cases than are drawn now "
+                f"({found[0]['versions']}). Run the benchmark again."
+            )
         said = dict(part.split(" ", 1) for part in found[0]["versions"].split("; "))
         tried = axes(float(said["guidance"]), int(said["steps"]))
         tuning = [case for case in cases if case.half == "tuning"]

@@ -157,7 +157,8 @@ def _edit(bench: Bench, source: Source, settings: Settings) -> Row:
         changed = {"steps": settings.steps, "guidance": settings.guidance}
         given = {name: value for name, value in changed.items() if value is not None}
         source = remade(source, bench.model, bench.judge, **given)
-    return bench.scored(source, partial(prompt_to_prompt, source, settings))
+    reuse = source.case.half == "tuning"  # what is reported is timed whole
+    return bench.scored(source, partial(prompt_to_prompt, source, settings, reuse=reuse))
 
 
 def _re_prompt(bench: Bench, source: Source) -> Row:
