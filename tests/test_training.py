@@ -160,8 +160,34 @@ def test_a_run_does_not_go_on_with_another_configuration(tmp_path: Path) -> None
     other = dataclasses.replace(TINY, learning_rate=5e-4)
     with pytest.raises(ResumeError, match=r"resume with the same options or choose another --out"):
         train(other, tmp_path, device="cpu")
+    assert not (tmp_path / "config.json").exists()  # a refused run leaves the folder as it was
     longer = dataclasses.replace(TINY, hours=9.0, pictures=7)
     assert longer.digest() == TINY.digest() != other.digest()
+
+
+def test_a_warm_start_takes_over_weights_and_tokenizer_of_a_model_of_the_same_shape(
+    exported: Path,
+) -> None:
+    parts = build(dataclasses.replace(TINY, seed=99))
+    own = {name: tensor.clone() for name, tensor in state_of(parts).items()}
+    build_module.take_weights(parts, str(exported))
+    trained = build_module.load(str(exported), "cpu", torch.float32)
+    theirs = trained.module.state_dict()
+    assert any(not torch.equal(own[f"unet.{n}"], w) for n, w in theirs.items())
+    assert all(torch.equal(parts.unet.state_dict()[n], w) for n, w in theirs.items())
+    text = parts.text_encoder.state_dict()
+    assert all(torch.equal(text[n], w) for n, w in trained.text_encoder.state_dict().items())
+    vae = parts.vae.state_dict()
+    assert all(torch.equal(vae[n], w) for n, w in trained.vae.state_dict().items())
+    assert parts.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
+
+
+def test_a_warm_start_from_a_model_of_another_shape_is_refused_with_the_part(
+    exported: Path,
+) -> None:
+    wider = build(dataclasses.replace(TINY, unet_channels=(32, 48)))
+    with pytest.raises(ValueError, match=r"does not fit this run: size mismatch.*--warm-start"):
+        build_module.take_weights(wider, str(exported))
 
 
 def test_a_run_that_is_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:

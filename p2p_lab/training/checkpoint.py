@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,34 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[dict[str, Tensor], dict[
     whole = checkpoints(folder)
     if not whole:
         return None
-    state = json.loads((whole[-1] / "state.json").read_text())
+    return load_file(whole[-1] / "tensors.safetensors"), _state(whole[-1], digest)
+
+
+def begin_run(out: Path, digest: str, settings: Mapping[str, Any]) -> None:
+    """Make a run's folder and write its settings to config.json.
+
+    Args:
+        out: the folder.
+        digest: of the configuration, as checkpoints carry it.
+        settings: the configuration's fields.
+
+    Raises:
+        ResumeError: when `out` holds a run with another configuration, which stays as it was.
+    """
+    if out.is_dir():
+        for stage in sorted(path for path in out.iterdir() if path.is_dir()):
+            for path in checkpoints(stage)[-1:]:
+                _state(path, digest)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(settings, indent=1))
+
+
+def _state(path: Path, digest: str) -> dict[str, Any]:
+    """Read a checkpoint's state, and refuse it if another configuration made it."""
+    state: dict[str, Any] = json.loads((path / "state.json").read_text())
     if state["digest"] != digest:
         raise ResumeError(
-            f"{whole[-1]} was made with configuration {state['digest']}, this run has {digest}; "
+            f"{path} was made with configuration {state['digest']}, this run has {digest}; "
             "resume with the same options or choose another --out folder."
         )
-    return load_file(whole[-1] / "tensors.safetensors"), state
+    return state

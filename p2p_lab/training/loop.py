@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from p2p_lab.training.build import Parts, build, take_weights
+from p2p_lab.training.checkpoint import begin_run
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
 from p2p_lab.training.patches import install_patch_encoder
@@ -61,13 +61,12 @@ def train(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(1)
+    begin_run(out, config.digest(), dataclasses.asdict(config))
     parts = build(config)
     if config.warm_start:
         take_weights(parts, config.warm_start)
     elif config.encoder == "patches":
         install_patch_encoder(parts.vae, config)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     for module in (parts.vae, parts.unet):
         module.to(accelerator.device, memory_format=torch.channels_last)
     parts.text_encoder.to(accelerator.device)
