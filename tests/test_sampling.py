@@ -247,6 +247,31 @@ def test_adding_or_dropping_a_blend_equals_the_edit_from_scratch(sd: Denoiser, r
         assert (shared.masks is None) == (len(edits) == 1)
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_blend_has_a_mask_for_every_step_also_for_steps_that_were_not_run(
+    sd: Denoiser, start: int
+) -> None:
+    """Masks are read by step number: skipped steps let the edit act everywhere, as does no mask."""
+    source = generate(sd, CAT, seed=3, steps=STEPS)
+    path = replace(source.trajectory, start=start)  # as after an inversion that skips steps
+    source = replace(source, trajectory=path, cache={})
+    own = torch.zeros(16, 16)
+    own[:, 8:] = 1
+    edit(source, DOG, (*SWAP, LocalBlend(mask=own, start=0.6)))
+    ran: list[int] = []
+    taken = edit(
+        source,
+        DOG,
+        (*SWAP, LocalBlend(mask=1 - own, start=0.6)),
+        on_step=lambda step, *_: ran.append(step),
+    )
+    assert ran == [3, 4]  # the steps before the blend begins are shared
+    assert taken.masks is not None and taken.masks.shape == (STEPS, 16, 16)
+    assert (taken.masks[:3] == 1).all()
+    assert torch.equal(taken.masks[3:], (1 - own).double().expand(2, 16, 16))
+    assert edit(source, DOG, SWAP).masks is None
+
+
 @pytest.mark.parametrize("name", list(FADERS))
 def test_an_edit_that_shares_steps_equals_the_edit_from_scratch(sd: Denoiser, name: str) -> None:
     first, second = FADERS[name]
