@@ -134,7 +134,7 @@ def pack(released: Path, target: Path) -> None:
 
 def secrets(name: str) -> Iterator[str]:
     """Yield the lines that no student may see: solutions, hidden tests and model answers."""
-    shown: set[str] = set()
+    shown = ""
     hidden: list[str] = []
     for cell in nbformat.read(source_of(name), as_version=4).cells:
         about = cell.metadata.get("nbgrader", {})
@@ -142,7 +142,7 @@ def secrets(name: str) -> Iterator[str]:
             hidden += cell.source.splitlines()
             continue
         hidden += [line for region in REGION.findall(cell.source) for line in region.splitlines()]
-        shown |= {line.strip() for line in REGION.sub("", cell.source).splitlines()}
+        shown += REGION.sub("", cell.source) + "\n"
     for line in hidden:
         line = line.strip().replace(SALT, "")  # the salt may have been changed
         if len(line) > 12 and line not in shown:
