@@ -121,7 +121,7 @@ def grid(
     values: Any, rows: Sequence[str], columns: Sequence[str], title: str, low: float, high: float
 ) -> LabFigure:
     """Draw a table as colours with its numbers."""
-    figure = new_figure(1.8 + 0.52 * len(columns), 1.1 + 0.34 * len(rows))
+    figure = new_figure(max(1.8 + 0.52 * len(columns), 5.0), 1.1 + 0.34 * len(rows))
     axes = figure.add_subplot()
     drawn = axes.imshow(values, cmap=CMAP, vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=30, fontsize=SMALL)

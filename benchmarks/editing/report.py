@@ -150,11 +150,15 @@ def ablations(curves: Sequence[Numbers]) -> str:
     for row in curves:
         seen.setdefault((row["says"], row["blend"]), []).append(row)
     for (says, blend), rows in seen.items():
-        how = {None: "with a blend where it applies", True: "with a blend", False: "no blend"}
+        how = {None: "with a blend where it applies", True: "blended", False: "not blended"}
         if not rows[0]["cases"]:
             continue
         timed = rows[0]["axis"] == "steps"  # other neighbours share first steps
-        lines += [f"{says[0].upper()}{says[1:]}, {how[blend]}, {rows[0]['cases']} cases:", ""]
+        lines += [
+            f"{says[0].upper()}{says[1:]}, {how[blend]}, {rows[0]['cases']} "
+            f"{'cases' if blend is None else 'local cases'}:",
+            "",
+        ]
         head = "| | success | kept | both | background PSNR | structure ×10³ |"
         lines += [head + (" s | calls |" if timed else "")]
         lines += ["|--:|" + "--:|" * (7 if timed else 5)]

@@ -147,15 +147,21 @@ def _best_threshold(scores: Sequence[Sequence[float]]) -> int:
 
 
 def curves(cases: Sequence[Case], by: By, axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Return a row for each value of each axis, with a blend and without, over the same cases."""
+    """Return a row for each value of each axis, all over the same cases.
+
+    What is shown with a blend and without is shown of local edits, so that the two can be compared;
+    "blend" is None for all cases, with a blend where it applies.
+    """
     found = []
     for axis in axes:
-        for blend in {"never": (False,), "always": (True,), "both": (False, True)}.get(
+        for blend in {"never": (False,), "always": (True,), "both": (False, True, None)}.get(
             axis.blends, (None,)
         ):
             names = {value: lookup(axis, value, blend=blend) for value in axis.values}
             table: dict[Any, list[Row]] = {value: [] for value in axis.values}
             for case in cases:
+                if blend is not None and not case.local:
+                    continue
                 said = {value: name(case) for value, name in names.items()}
                 rows = {v: by.get((case.number, n[0])) if n else None for v, n in said.items()}
                 if all(rows.values()):
