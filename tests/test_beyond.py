@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import p2p_lab
+from benchmarks.beyond.moves import make_move
+from benchmarks.moving import centre, measure
 from p2p_lab.attention import Controller, Rows, Site, sharp_map
 from p2p_lab.attention.moving import centre_of, move_rows, region_of
 from p2p_lab.attention.sharpening import enlarge_along, propagate
@@ -29,6 +31,7 @@ from p2p_lab.edits import (
 )
 from p2p_lab.figures import frame_changes, show_frames, show_plan, to_gif
 from p2p_lab.inversion import invert
+from p2p_lab.judge import load_judge
 from p2p_lab.metrics import mask_iou
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, animate, apply_plan, edit, generate
@@ -475,3 +478,36 @@ def test_a_gif_holds_all_frames_and_the_strip_says_how_much_they_change(cat: Run
     for wrong in (lambda: to_gif([]), lambda: to_gif(pictures, seconds=0), lambda: show_frames([])):
         with pytest.raises(ValueError, match=r"GIF|no frames"):
             wrong()
+
+
+# The benchmark of moving
+
+
+def test_the_benchmark_asks_for_places_in_the_picture_and_its_baseline_misses_them() -> None:
+    model, judge = p2p_lab.load(), load_judge()
+    case = make_move(0, model, judge, steps=2)
+    again = make_move(0, model, judge, steps=2)
+    assert (case.word, case.by, case.scale) == (again.word, again.by, again.scale)
+    assert torch.equal(case.picture, again.picture)
+    mass, moved = float(case.mask.sum()), float(case.wanted_mask.sum())
+    assert moved == pytest.approx(mass, rel=0.05)  # a move alone; nothing leaves the picture
+    at, wanted = centre(case.mask), centre(case.wanted_mask)
+    assert at is not None and wanted is not None
+    assert (wanted[0] - at[0], wanted[1] - at[1]) == pytest.approx(case.by, abs=0.02)
+    row = measure(case, "nothing", replace(case.run, pixels=case.picture), judge)
+    assert row["away"] == pytest.approx(math.hypot(*case.by) / case.size, abs=0.15)
+    assert not row["landed"]
+    assert row["kept"]
+    assert row["background"] == 60.0
+
+
+def test_the_benchmark_sees_an_object_that_stands_where_it_was_asked_for() -> None:
+    model, judge = p2p_lab.load(), load_judge()
+    case = make_move(0, model, judge, steps=2)
+    down, right = case.by
+    thing = case.scene.subject
+    there = case.scene.with_thing("subject", x=thing.x + right, y=thing.y + down)
+    row = measure(case, "Move", replace(case.run, pixels=render(there, 64).images[0]), judge)
+    assert row["landed"] and row["sized"] and row["kept"]
+    assert row["ghost"] < 0.05
+    assert row["background"] > 30

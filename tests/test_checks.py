@@ -17,7 +17,8 @@ IDS = [
     *("02.mapper", "02.swap", "02.window", "02.unequal"),
     *("03.alignment", "03.refine", "03.blend"),
     *("04.reweight", "04.compose", "04.negative"),
-    *("05.ddim_step", "05.ddim_inverse", "05.null_loss", "06.resize_map", "06.cascade"),
+    *("05.ddim_step", "05.ddim_inverse", "05.null_loss"),
+    *("06.resize_map", "06.move_rows", "06.cascade"),
     *("07.steps", "07.rows", "07.half"),
 ]
 CASES = [(i, n) for i, answers in WRONG.items() for n in range(len(answers))]

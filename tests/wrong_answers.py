@@ -98,6 +98,18 @@ def _heat(maps: Any, *, pool: bool = True, top: bool = True, tokens: bool = True
     return heat / heat.max() if top else heat
 
 
+def _carried(rows, region, down, right, *, fill="mean", late=False):
+    there = region.roll((down, right), (0, 1))
+    mean = rows[~region & ~there].mean(dim=0)
+    moved = rows.clone()
+    if not late and fill is not None:
+        moved[region] = mean if fill == "mean" else fill
+    moved[there] = rows.roll((down, right), (0, 1))[there]
+    if late:
+        moved[region] = mean
+    return moved
+
+
 def _resized(m: Any, size: Any, mode: str = "bilinear", **how: Any) -> Any:
     return F.interpolate(m[None, None], size=size, mode=mode, **how)[0, 0]
 
@@ -297,6 +309,15 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda m, size: _resized(m, size[::-1]), "exchanged"),
         (lambda m, size: _resized(m, size)[None, None], "[0, 0]"),
         (lambda m, size: _resized(m, size) / _resized(m, size).max(), "loses its scale"),
+    ],
+    "06.move_rows": [
+        (lambda r, m, y, x: r.roll((y, x), (0, 1)), "Only the rows of the region"),
+        (lambda r, m, y, x: _carried(r, m, y, x, fill=None), "a ghost stays"),
+        (lambda r, m, y, x: _carried(r, m, y, x, fill=0), "do not sum to 1"),
+        (lambda r, m, y, x: _carried(r, m, -y, -x), "opposite way"),
+        (lambda r, m, y, x: _carried(r, m, x, y), "exchanged"),
+        (lambda r, m, y, x: _carried(r, m, y, x, late=True), "overlap"),
+        (lambda r, m, y, x: r[..., 0], "(h, w, L)"),
     ],
     "06.cascade": [
         (_through, "what it enlarges"),
