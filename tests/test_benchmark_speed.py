@@ -1,0 +1,75 @@
+"""Laws of the speed benchmark: it compares with another's pipeline and gives the model back."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from p2p_lab.models import Denoiser
+
+PORT = """
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
+
+ASKED = []
+
+
+class Prompt2PromptPipeline(StableDiffusionPipeline):
+    def __call__(self, prompt, cross_attention_kwargs=None, **options):
+        ASKED.append(cross_attention_kwargs)
+        self.unet.set_attn_processor(AttnProcessor())  # theirs, and left behind
+        return super().__call__(prompt, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def speed() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("speed_benchmark", "benchmarks/speed.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speed_benchmark"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_port_is_measured_beside_the_package_and_the_model_is_given_back(
+    speed: ModuleType, sd32: Denoiser, tmp_path: Path
+) -> None:
+    port = tmp_path / "pipeline_prompt2prompt.py"
+    port.write_text(PORT, encoding="utf-8")
+    options = argparse.Namespace(device="cpu", quick=True, port=port)
+    before = dict(sd32.module.attn_processors)
+    subject = speed.Subject("tiny", sd32, steps=2, rounds=1)
+    times, peaks = speed.measure(subject, options)
+    after = dict(sd32.module.attn_processors)
+    assert all(after[name] is before[name] for name in before)
+    table, numbers = speed.report(subject, times, peaks)
+    assert set(speed.TARGETS) <= set(numbers)
+    assert numbers["port_ratio"] == pytest.approx(
+        times.best("joint edit") / times.best("port, its edit"), abs=1e-4
+    )
+    assert {"port_peak_mb", "joint_peak_mb"} <= set(numbers)
+    assert "where the port takes" in table
+
+
+def test_a_port_that_is_no_python_file_is_refused_in_a_sentence(
+    speed: ModuleType, sd32: Denoiser, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="not a Python file"):
+        speed.port_edit(tmp_path / "port.txt", sd32, {})
+
+
+def test_the_store_is_flat_in_the_steps_and_the_tape_grows_as_predicted(
+    speed: ModuleType, sd32: Denoiser
+) -> None:
+    lines = speed.growth(speed.Subject("tiny", sd32, steps=2, rounds=1)).splitlines()[2:]
+    rows = [[int(cell) for cell in line.strip("| ").split("|")] for line in lines]
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert len({row[1] for row in rows}) == 1
+    assert all(row[2] == row[3] for row in rows)
+    assert abs((rows[2][2] - rows[1][2]) - (rows[1][2] - rows[0][2])) <= 1  # KiB, rounded
