@@ -26,7 +26,7 @@ from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
-from p2p_lab.training import TrainConfig, build, loop, patches, save, stage, train
+from p2p_lab.training import TrainConfig, build, feeding, loop, patches, save, stage, train
 from p2p_lab.training.checkpoint import (
     ResumeError,
     checkpoints,
@@ -126,7 +126,7 @@ def test_a_run_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for_bit
     whole = state_of(train(config, tmp_path / "whole", device="cpu"))
     monkeypatch.setitem(run_stage.__kwdefaults__, "checkpoint_seconds", 0.0)
     draws = {"left": stop}
-    draw = loop.Draws.__getitem__
+    draw = feeding.Draws.__getitem__
 
     def interrupted(self: Any, index: int) -> Any:
         draws["left"] -= 1
@@ -135,7 +135,7 @@ def test_a_run_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for_bit
         return draw(self, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Draws, "__getitem__", interrupted)
+        patch.setattr(feeding.Draws, "__getitem__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "parts", device="cpu")
     resumed = state_of(train(config, tmp_path / "parts", device="cpu"))

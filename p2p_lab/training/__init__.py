@@ -1,13 +1,28 @@
-"""Build, train and save the bundled pipeline: `python -m p2p_lab.training --size small`.
+"""Build, train and save pipelines: `python -m p2p_lab.training --size small|full|cascade`.
 
-Two stages on scenes drawn on the fly: the autoencoder, then the U-Net together with its
-text encoder. Both stop at any time and go on from the last checkpoint. The room may know
-scenes; nothing but the command line knows the room.
+Two stages on scenes drawn on the fly: for the latent model the autoencoder, then the U-Net with its
+text encoder; for the cascade the base stage with its text encoder, then super-resolution. All stop
+at any time and go on from the last checkpoint. The room may know scenes; nothing but the
+command line knows the room.
 """
 
 from p2p_lab.training.build import Parts, build
-from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.cascade import train_cascade
+from p2p_lab.training.cascade_build import CascadeParts, build_cascade
+from p2p_lab.training.cascade_export import save_cascade
+from p2p_lab.training.config import CascadeConfig, TrainConfig
 from p2p_lab.training.export import save
 from p2p_lab.training.loop import train
 
-__all__ = ["Parts", "TrainConfig", "build", "save", "train"]
+__all__ = [
+    "CascadeConfig",
+    "CascadeParts",
+    "Parts",
+    "TrainConfig",
+    "build",
+    "build_cascade",
+    "save",
+    "save_cascade",
+    "train",
+    "train_cascade",
+]

@@ -6,11 +6,15 @@ import argparse
 import dataclasses
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
-from p2p_lab.training.config import SIZES
+from p2p_lab.training.cascade import train_cascade
+from p2p_lab.training.cascade_export import save_cascade
+from p2p_lab.training.config import CASCADES, SIZES
 from p2p_lab.training.export import save
 from p2p_lab.training.loop import train
 
@@ -18,7 +22,7 @@ from p2p_lab.training.loop import train
 def main() -> None:
     """Train a pipeline and save it; run the same line again to go on after a stop."""
     parser = argparse.ArgumentParser("p2p_lab.training", description=main.__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    parser.add_argument("--size", choices=sorted(SIZES | CASCADES), default="small")
     parser.add_argument("--hours", type=float, help="wall time of the whole run")
     parser.add_argument("--pictures", type=int, default=0, help="pictures a stage, not hours")
     parser.add_argument("--resume", "--out", dest="out", type=Path, default=Path("runs/model"))
@@ -30,29 +34,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="pictures a step, over all processes")
     parser.add_argument("--warm-start", help="a trained model to go on from: a name or a folder")
+    parser.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="of a cascade")
     options = parser.parse_args()
+    of_cascade = options.size in CASCADES
+    if of_cascade and options.warm_start:
+        parser.error("--warm-start is for latent models; a cascade starts from nothing.")
+    if options.prediction and not of_cascade:
+        parser.error("--prediction is for a cascade; latent models tell the velocity.")
     changes = {
         name: value
-        for name in ("hours", "supervision", "batch", "warm_start")
+        for name in ("hours", "supervision", "batch", "warm_start", "prediction")
         if (value := getattr(options, name)) is not None
     }
-    config = dataclasses.replace(
-        SIZES[options.size], seed=options.seed, pictures=options.pictures, **changes
-    )
+    changes |= {"seed": options.seed, "pictures": options.pictures}
     target = options.save or options.out / "pipeline"
     if target.exists():
         parser.error(f"{target} exists; choose another --save folder.")
-    parts = train(
-        config,
-        options.out,
-        device=options.device,
-        workers=options.workers,
-        precision=options.precision,
-    )
+    how = {name: getattr(options, name) for name in ("device", "workers", "precision")}
+    if of_cascade:
+        cascade = dataclasses.replace(CASCADES[options.size], **changes)
+        parts = train_cascade(cascade, options.out, **how)
+        _finish(lambda facts: save_cascade(parts, cascade, target, facts), options.out, target)
+    else:
+        config = dataclasses.replace(SIZES[options.size], **changes)
+        latent = train(config, options.out, **how)
+        _finish(lambda facts: save(latent, config, target, facts), options.out, target)
+
+
+def _finish(write: Callable[[dict[str, Any]], None], out: Path, target: Path) -> None:
+    """Write the pipeline once, with the command and the log's digest on its card."""
     if PartialState().is_main_process:
-        log = (options.out / "denoiser" / "log.jsonl").read_bytes()
-        facts = {"command": " ".join(sys.argv[1:]), "log": hashlib.sha256(log).hexdigest()}
-        save(parts, config, target, facts)
+        logs = [out / name / "log.jsonl" for name in ("denoiser", "base", "super")]
+        log = b"".join(path.read_bytes() for path in logs if path.is_file())
+        write({"command": " ".join(sys.argv[1:]), "log": hashlib.sha256(log).hexdigest()})
         print(f"Saved {target}")
 
 

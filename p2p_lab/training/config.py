@@ -1,4 +1,4 @@
-"""What a training run is: one frozen record, and the two sizes that ship."""
+"""What a training run is: one frozen record a kind of model, and the sizes that ship."""
 
 from __future__ import annotations
 
@@ -10,40 +10,28 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides what a run learns.
+class RunConfig:
+    """What every run is made of, whatever it trains.
 
     Attributes:
+        size: name of the kind of run.
         world: vocabulary of `p2p_lab.scenes` to draw from.
         picture_size: side of the pictures in pixels.
-        encoder: fixed principal components of patches, or learned with the decoder.
-        vae_factor: of the learning rates while the autoencoder learns.
-        vae_channels, unet_channels: channels of each resolution level.
-        latent_channels: channels of the latents.
-        unet_layers: residual blocks a level.
         text_width, text_layers: the text encoder.
         length: tokens of a prompt, padding included.
+        vocabulary: entries of the tokenizer.
         batch: pictures a step over all processes.
         hours: wall time of the whole run; the schedule follows the clock.
         pictures: number of pictures of each stage; if set it replaces the clock.
-        autoencoder_share: part of the time that the autoencoder gets.
         supervision: weight of the loss that asks a word's map to cover its mask.
         object_weight: extra weight of the loss inside objects.
+        prompt_dropout: share of captions left empty, for guidance.
         seed: of parameters, scenes and noise.
-        warm_start: name or folder of a trained model of the same shape to go on from, its autoencoder
-            kept as it is; empty: from nothing.
     """
 
     size: str = "small"
     world: str = "small"
     picture_size: int = 64
-    encoder: Literal["patches", "learned"] = "patches"
-    vae_channels: tuple[int, ...] = (16, 48, 64)
-    vae_factor: float = 3.0
-    latent_channels: int = 8
-    unet_channels: tuple[int, ...] = (64, 160)
-    unet_layers: int = 1
-    heads: int = 4
     text_width: int = 128
     text_layers: int = 3
     length: int = 32
@@ -51,7 +39,6 @@ class TrainConfig:
     batch: int = 16
     hours: float = 2.0
     pictures: int = 0
-    autoencoder_share: float = 0.15
     learning_rate: float = 1e-3
     muon_factor: float = 1.5
     constant_until: float = 0.45
@@ -60,12 +47,11 @@ class TrainConfig:
     object_weight: float = 3.0
     prompt_dropout: float = 0.1
     seed: int = 0
-    warm_start: str = ""
 
     @property
     def scale(self) -> int:
-        """Pixels of the picture to one latent position, along one side."""
-        return int(2 ** (len(self.vae_channels) - 1))
+        """Pixels of the picture to one position of what the first network denoises."""
+        return 1
 
     def digest(self) -> str:
         """Return a short hash of all that must agree between a run and its resumption.
@@ -76,6 +62,72 @@ class TrainConfig:
         for free in ("hours", "pictures"):
             fields.pop(free)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Everything that decides what a latent model learns.
+
+    Attributes:
+        encoder: fixed principal components of patches, or learned with the decoder.
+        vae_factor: of the learning rates while the autoencoder learns.
+        vae_channels, unet_channels: channels of each resolution level.
+        latent_channels: channels of the latents.
+        unet_layers: residual blocks a level.
+        heads: attention heads.
+        autoencoder_share: part of the time that the autoencoder gets.
+        warm_start: name or folder of a trained model of the same shape to go on from, its
+            autoencoder kept as it is; empty: from nothing.
+    """
+
+    encoder: Literal["patches", "learned"] = "patches"
+    vae_channels: tuple[int, ...] = (16, 48, 64)
+    vae_factor: float = 3.0
+    latent_channels: int = 8
+    unet_channels: tuple[int, ...] = (64, 160)
+    unet_layers: int = 1
+    heads: int = 4
+    autoencoder_share: float = 0.15
+    warm_start: str = ""
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the picture to one latent position, along one side."""
+        return int(2 ** (len(self.vae_channels) - 1))
+
+
+@dataclass(frozen=True)
+class CascadeConfig(RunConfig):
+    """Everything that decides what a cascade in pixel space learns.
+
+    Attributes:
+        base_size: side in pixels of the pictures that the base stage draws.
+        base_channels, super_channels: channels of each resolution level of the two U-Nets.
+        unet_layers: residual blocks a level.
+        head_width: channels of one attention head.
+        prediction: what the U-Nets tell: the noise (as in the paper), or the velocity.
+        base_share: part of the time that the base stage gets, the super stage the rest.
+        noise_levels: the small picture under the super stage is noised to a level drawn from
+            0 to here, of 1000.
+    """
+
+    size: str = "cascade"
+    length: int = 77  # what diffusers pads every prompt of such a cascade to
+    vocabulary: int = 400
+    hours: float = 1.25
+    base_size: int = 32
+    base_channels: tuple[int, ...] = (64, 96, 128)
+    super_channels: tuple[int, ...] = (32, 48, 64, 96)
+    unet_layers: int = 1
+    head_width: int = 32
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    base_share: float = 0.65
+    noise_levels: int = 400
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the picture to one pixel of the base stage, along one side."""
+        return self.picture_size // self.base_size
 
 
 SIZES: dict[str, TrainConfig] = {
@@ -94,3 +146,4 @@ SIZES: dict[str, TrainConfig] = {
         hours=0.4,
     ),
 }
+CASCADES: dict[str, CascadeConfig] = {"cascade": CascadeConfig()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
 from p2p_lab.scenes import caption, render, sample_scene
-from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.config import RunConfig
 
 TEST_SEEDS = 10**9  # scene seeds from here on are never trained on
 SUPERVISED = ("object", "attribute", "place")
@@ -23,7 +23,7 @@ class Words:
     Attributes:
         picture: (N,) the picture in which the word stands.
         tokens: (N, L) one over the number of its tokens at its tokens, else zero.
-        masks: (N, h, w) what it describes, at the latents' resolution.
+        masks: (N, h, w) what it describes, at the resolution that is denoised.
     """
 
     picture: Tensor
@@ -41,20 +41,30 @@ class Batch:
     words: Words
 
 
-def draw_images(config: TrainConfig, first: int, count: int) -> Tensor:
+def draw_images(config: RunConfig, first: int, count: int) -> Tensor:
     """Return the pictures (B, 3, S, S) in [−1, 1] of `count` scenes from seed `first` on."""
     return draw_covered(config, first, count)[0]
 
 
-def draw_covered(config: TrainConfig, first: int, count: int) -> tuple[Tensor, Tensor]:
+def draw_covered(config: RunConfig, first: int, count: int) -> tuple[Tensor, Tensor]:
     """Return pictures in [−1, 1] and what their things cover (B, 1, S, S)."""
     scenes = [sample_scene(first + i, config.world) for i in range(count)]
     pictures = render(scenes, config.picture_size)
     return pictures.images * 2 - 1, pictures.masks.sum(1, keepdim=True).clamp(0, 1)
 
 
-def draw_batch(config: TrainConfig, tokenizer: CLIPTokenizer, first: int, count: int) -> Batch:
-    """Return pictures with their prompts and true masks; some prompts are left empty."""
+def draw_batch(
+    config: RunConfig, tokenizer: Any, first: int, count: int, side: int | None = None
+) -> Batch:
+    """Return pictures with their prompts and true masks; some prompts are left empty.
+
+    Args:
+        config: of the run.
+        tokenizer: any that tells character offsets.
+        first: seed of the first scene.
+        count: number of scenes.
+        side: of the masks; None: what the first network denoises, along one side.
+    """
     scenes = [sample_scene(first + i, config.world) for i in range(count)]
     pictures = render(scenes, config.picture_size)
     captions = [caption(scene, scene.seed) for scene in scenes]
@@ -69,7 +79,7 @@ def draw_batch(config: TrainConfig, tokenizer: CLIPTokenizer, first: int, count:
         return_offsets_mapping=True,
         return_tensors="pt",
     )
-    side = config.picture_size // config.scale
+    side = side or config.picture_size // config.scale
     picture, tokens, masks = [], [], []
     for b, text in enumerate(captions):
         if dropped[b]:

@@ -15,7 +15,7 @@ import torch
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.vocabulary import DEGREES, OBJECTS
 from p2p_lab.training.build import Parts
-from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.config import RunConfig, TrainConfig
 from p2p_lab.training.preview import assemble
 
 
@@ -44,20 +44,24 @@ def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any])
     shutil.rmtree(draft, ignore_errors=True)
     pipeline = assemble(parts).to(dtype=torch.float16)
     pipeline.save_pretrained(draft, safe_serialization=True)
-    words = {"words": known_words(config)}
-    (draft / "vocabulary.json").write_text(json.dumps(words, indent=0) + "\n")
+    write_words(draft, known_words(config))
     write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
     os.replace(draft, folder)
 
 
+def write_words(folder: Path, words: list[str]) -> None:
+    """Write `vocabulary.json`: the words that the model knows."""
+    (folder / "vocabulary.json").write_text(json.dumps({"words": words}, indent=0) + "\n")
+
+
 def write_card(folder: Path, facts: dict[str, Any]) -> None:
     """Write `card.json`: the facts and the checksum of every other file in the folder."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "card.json")
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "card.json")
     files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
     (folder / "card.json").write_text(json.dumps({**facts, "files": files}, indent=1) + "\n")
 
 
-def known_words(config: TrainConfig) -> list[str]:
+def known_words(config: RunConfig) -> list[str]:
     """Return every word that a prompt for this model may hold."""
     from p2p_lab.scenes.vocabulary import BESIDE, PLACES, STYLE_PHRASES, TIME_PHRASES
 

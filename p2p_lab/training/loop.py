@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,31 +11,18 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from p2p_lab.training.build import Parts, build, take_weights
 from p2p_lab.training.checkpoint import begin_run
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
+from p2p_lab.training.feeding import batches, random_numbers, words_on
 from p2p_lab.training.patches import install_patch_encoder
 from p2p_lab.training.preview import autoencoder_grid, sample_grid
 from p2p_lab.training.stage import Stage, run_stage
 from p2p_lab.training.supervision import record_cross_attention, supervision_loss
 
 KL_WEIGHT = 3e-4
-
-
-class Draws(Dataset[Any]):
-    """The batches of one process: item i is the batch of step i, always the same."""
-
-    def __init__(self, draw: Callable[[int], Any], first: int) -> None:
-        self.draw, self.first = draw, first
-
-    def __len__(self) -> int:
-        return 10**8
-
-    def __getitem__(self, index: int) -> Any:
-        return self.draw(self.first + index)
 
 
 def train(
@@ -81,22 +66,6 @@ def train(
     return parts
 
 
-def _batches(
-    draw: Callable[[int, int], Any], config: TrainConfig, accelerator: Accelerator, workers: int
-) -> Callable[[int], Iterator[Any]]:
-    """Return a function from the first step to this process's endless batches."""
-    share = config.batch // accelerator.num_processes
-    offset = accelerator.process_index * share
-
-    def at(step: int) -> Any:
-        return draw(step * config.batch + offset, share)
-
-    def start(step: int) -> Iterator[Any]:
-        return iter(DataLoader(Draws(at, step), batch_size=None, num_workers=workers))
-
-    return start
-
-
 def _autoencoder_stage(
     config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
 ) -> Stage:
@@ -110,7 +79,7 @@ def _autoencoder_stage(
         images = images.contiguous(memory_format=torch.channels_last)
         with accelerator.autocast():
             posterior = vae.encode(images).latent_dist
-            generator = _generator(config, step, accelerator)
+            generator = random_numbers(config, step, accelerator)
             noise = torch.randn(posterior.mean.shape, generator=generator)
             latents = posterior.mean + posterior.std * noise.to(accelerator.device)
             decoded = vae.decode(latents).sample
@@ -125,7 +94,7 @@ def _autoencoder_stage(
         "autoencoder",
         vae,
         loss,
-        _batches(lambda first, n: draw_covered(config, first, n), config, accelerator, workers),
+        batches(lambda first, n: draw_covered(config, first, n), config, accelerator, workers),
         config.hours * 3600 * config.autoencoder_share,
         config.pictures,
         lambda path: autoencoder_grid(vae, config, path),
@@ -151,12 +120,6 @@ def _edges(difference: Tensor) -> Tensor:
     across = difference[..., 1:] - difference[..., :-1]
     down = difference[..., 1:, :] - difference[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
-
-
-def _generator(config: TrainConfig, step: int, accelerator: Accelerator) -> torch.Generator:
-    """Return this process's random numbers for one step, the same after a resumption."""
-    mixed = (config.seed * 1_000_003 + step) * 64 + accelerator.process_index
-    return torch.Generator().manual_seed(mixed)
 
 
 @torch.no_grad()
@@ -209,7 +172,9 @@ def _denoiser_stage(
         if not maps:
             return fit, numbers
         where = supervision_loss(
-            [probs.float() for probs in maps], _to(batch, device), alpha_bar.flatten().sqrt()
+            [probs.float() for probs in maps],
+            words_on(batch.words, device),
+            alpha_bar.flatten().sqrt(),
         )
         numbers["maps"] = where.item()
         return fit + config.supervision * where, numbers
@@ -218,7 +183,7 @@ def _denoiser_stage(
         "denoiser",
         nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
         loss,
-        _batches(
+        batches(
             lambda first, n: draw_batch(config, parts.tokenizer, first, n),
             config,
             accelerator,
@@ -230,17 +195,11 @@ def _denoiser_stage(
     )
 
 
-def _to(batch: Batch, device: torch.device) -> Any:
-    words = batch.words
-    moved = {f.name: getattr(words, f.name).to(device) for f in dataclasses.fields(words)}
-    return dataclasses.replace(words, **moved)
-
-
 def _noise(
     config: TrainConfig, step: int, accelerator: Accelerator, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return model times (B,), spread evenly over the schedule, and noise (B, C, h, w)."""
-    generator = _generator(config, step, accelerator)
+    generator = random_numbers(config, step, accelerator)
     side = config.picture_size // config.scale
     spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     noise = torch.randn(count, config.latent_channels, side, side, generator=generator)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from p2p_lab.training.checkpoint import load_checkpoint, save_checkpoint
-from p2p_lab.training.config import TrainConfig
+from p2p_lab.training.config import RunConfig
 from p2p_lab.training.optim import Optimiser
 
 WARMUP_PICTURES = 800
@@ -55,7 +55,7 @@ class Stage:
 
 def run_stage(
     stage: Stage,
-    config: TrainConfig,
+    config: RunConfig,
     accelerator: Accelerator,
     folder: Path,
     *,
@@ -112,7 +112,7 @@ def _shared(seconds: float, accelerator: Accelerator) -> float:
     return float(accelerator.reduce(mine, "mean"))
 
 
-def _fraction(stage: Stage, config: TrainConfig, step: int, seconds: float) -> float:
+def _fraction(stage: Stage, config: RunConfig, step: int, seconds: float) -> float:
     """Return how much of the stage is over, by pictures or by the clock."""
     if stage.pictures:
         return step * config.batch / stage.pictures
@@ -120,7 +120,7 @@ def _fraction(stage: Stage, config: TrainConfig, step: int, seconds: float) -> f
 
 
 def _resume(
-    stage: Stage, optimiser: Optimiser, config: TrainConfig, folder: Path
+    stage: Stage, optimiser: Optimiser, config: RunConfig, folder: Path
 ) -> tuple[int, float]:
     found = load_checkpoint(folder, config.digest())
     if found is None:
@@ -141,7 +141,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _save(
     stage: Stage,
     optimiser: Optimiser,
-    config: TrainConfig,
+    config: RunConfig,
     folder: Path,
     step: int,
     seconds: float,

@@ -51,6 +51,57 @@ class RecordingProcessor:
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
+class RecordingHybridProcessor:
+    """Attention with added text keys written out, which keeps the text's share for the loss.
+
+    One softmax runs over [text | image]; where a layer looks at the text only (the bottleneck of a
+    super-resolution stage), over [text].
+    """
+
+    def __init__(self, kept: list[Tensor]) -> None:
+        self.kept = kept
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Attend from `hidden_states` (B, C, h, w) to the text (B, L, D) and to themselves."""
+        text = attn.norm_encoder_hidden_states(encoder_hidden_states)
+        states = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)  # (B, P, C)
+        keys, values = [attn.add_k_proj(text)], [attn.add_v_proj(text)]
+        if not attn.only_cross_attention:
+            keys.append(attn.to_k(states))
+            values.append(attn.to_v(states))
+        query, key, value = (
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(states), torch.cat(keys, 1), torch.cat(values, 1))
+        )  # (B, heads, P or L or L + P, d)
+        probs = (query @ key.transpose(-1, -2) * attn.scale).softmax(-1)
+        self.kept.append(probs[..., : text.shape[1]].mean(1))  # (B, P, L)
+        out = (probs @ value).transpose(1, 2).flatten(2)  # (B, P, C)
+        out = attn.to_out[1](attn.to_out[0](out)).transpose(1, 2)  # (B, C, P)
+        return out.reshape_as(hidden_states) + hidden_states  # type: ignore[no-any-return]
+
+
+def record_hybrid_attention(unet: UNet2DConditionModel) -> list[Tensor]:
+    """Put recording processors at the sites that pictures are made from: middle and upwards.
+
+    Returns:
+        The list that each forward pass appends its maps to; the caller empties it.
+    """
+    kept: list[Tensor] = []
+    processors = dict(unet.attn_processors)
+    for name in processors:
+        if not name.startswith("down_blocks"):
+            processors[name] = RecordingHybridProcessor(kept)
+    unet.set_attn_processor(processors)
+    return kept
+
+
 def record_cross_attention(unet: UNet2DConditionModel) -> list[Tensor]:
     """Put recording processors at the cross-attention sites that pictures are made from.
 

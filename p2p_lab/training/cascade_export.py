@@ -1,0 +1,146 @@
+"""Write a cascade as two diffusers folders, one in the other, and draw with them on the way.
+
+The folder itself is an `IFPipeline` (the base stage), its subfolder `super` an
+`IFSuperResolutionPipeline`; each has a card with the checksums of what lies in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import IFPipeline, IFSuperResolutionPipeline
+from torch import Tensor
+
+from p2p_lab.training.cascade_build import CascadeParts
+from p2p_lab.training.config import CascadeConfig
+from p2p_lab.training.export import known_words, write_card, write_words
+from p2p_lab.training.preview import PROMPTS, to_grid
+
+SUPER = "super"  # subfolder of the later stage
+STEPS = {"base": 25, SUPER: 15}
+GUIDANCE = {"base": 3.0, SUPER: 1.0}
+NOISE_LEVEL = 100  # of the small picture, 0…999; hides the base stage's faults, keeps its shapes
+
+
+def assemble_base(parts: CascadeParts) -> IFPipeline:
+    """Return the base stage as a plain pipeline."""
+    pipeline = IFPipeline(unet=parts.base, **_around(parts))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def assemble_super(parts: CascadeParts) -> IFSuperResolutionPipeline:
+    """Return the super-resolution stage as a plain pipeline."""
+    pipeline = IFSuperResolutionPipeline(
+        unet=parts.super, image_noising_scheduler=parts.noising, **_around(parts)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _around(parts: CascadeParts) -> dict[str, Any]:
+    """Return what both stages share."""
+    return {
+        "tokenizer": parts.tokenizer,
+        "text_encoder": parts.text_encoder,
+        "scheduler": parts.scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "watermarker": None,
+        "requires_safety_checker": False,
+    }
+
+
+@torch.no_grad()
+def draw_small(parts: CascadeParts, prompts: list[str]) -> Tensor:
+    """Return the base stage's pictures (B, 3, s, s) in [−1, 1], always from the same noise."""
+    images: Tensor = assemble_base(parts)(
+        prompts,
+        num_inference_steps=STEPS["base"],
+        guidance_scale=GUIDANCE["base"],
+        generator=_generators(prompts),
+        output_type="pt",
+        clean_caption=False,
+    ).images
+    return images
+
+
+@torch.no_grad()
+def draw_large(parts: CascadeParts, prompts: list[str], small: Tensor) -> Tensor:
+    """Return the super stage's pictures (B, 3, S, S) of the small ones, in [−1, 1]."""
+    images: Tensor = assemble_super(parts)(
+        prompts,
+        image=small,
+        num_inference_steps=STEPS[SUPER],
+        guidance_scale=GUIDANCE[SUPER],
+        noise_level=NOISE_LEVEL,
+        generator=_generators(prompts),
+        output_type="pt",
+        clean_caption=False,
+    ).images
+    return images
+
+
+def _generators(prompts: list[str]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+
+
+def base_grid(parts: CascadeParts, path: Path) -> None:
+    """Save the base stage's picture of each preview prompt, each pixel four."""
+    small = draw_small(parts, list(PROMPTS)).float().cpu()
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    to_grid(large / 2 + 0.5).save(path)
+
+
+def super_grid(parts: CascadeParts, path: Path) -> None:
+    """Save both stages' pictures of each preview prompt."""
+    large = draw_large(parts, list(PROMPTS), draw_small(parts, list(PROMPTS)))
+    to_grid(large.float().cpu() / 2 + 0.5).save(path)
+
+
+def save_cascade(
+    parts: CascadeParts, config: CascadeConfig, folder: Path, facts: dict[str, Any]
+) -> None:
+    """Write both stages, their vocabulary and cards; the folder appears whole or not at all.
+
+    Args:
+        parts: trained models, on the CPU.
+        config: of the run.
+        folder: to make; must not exist (versions are immutable).
+        facts: for the card: command, log digests, metrics.
+
+    Raises:
+        FileExistsError: when the folder is there already.
+    """
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} exists and a published version never changes; choose the next number."
+        )
+    draft = folder.with_name(folder.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    for stage, pipeline, place in (
+        (SUPER, assemble_super(parts), draft / SUPER),
+        ("base", assemble_base(parts), draft),
+    ):
+        pipeline.to(dtype=torch.float16).save_pretrained(place, safe_serialization=True)
+        write_words(place, known_words(config))
+        write_card(
+            place,
+            {"name": folder.name, "stage": stage, **_settings(stage), **_facts(config, facts)},
+        )
+    os.replace(draft, folder)
+
+
+def _settings(stage: str) -> dict[str, Any]:
+    """Return how a stage is meant to be used, for its card."""
+    usual = {"defaults": {"steps": STEPS[stage], "guidance_scale": GUIDANCE[stage]}}
+    return usual | ({"noise_level": NOISE_LEVEL} if stage == SUPER else {"later_stage": SUPER})
+
+
+def _facts(config: CascadeConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"config": dataclasses.asdict(config), **facts}
