@@ -143,9 +143,8 @@ def v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sd(folder, prediction_type="v_prediction")
 
 
-@pytest.fixture(scope="session")
-def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny SDXL on disk."""
+def save_sdxl(folder: Path) -> Path:
+    """Save a tiny SDXL pipeline in diffusers format, float32 on disk."""
     from diffusers import StableDiffusionXLPipeline
 
     unet = tiny_unet(
@@ -166,9 +165,14 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scheduler=scheduler(),
         force_zeros_for_empty_prompt=True,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny-xl"
     pipeline.to(torch.float32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SDXL on disk."""
+    return save_sdxl(tmp_path_factory.mktemp("models") / "tiny-xl")
 
 
 @pytest.fixture(scope="session")

@@ -121,8 +121,8 @@ def test_folders_that_are_no_pipelines_say_what_was_expected(tmp_path: Path) -> 
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ModelError, match="is not JSON"):
         load(tmp_path, "cpu")
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="holds a FluxPipeline. Supported are"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(ModelError, match="holds a KandinskyPipeline. Supported are"):
         load(tmp_path, "cpu")
 
 

@@ -245,16 +245,13 @@ class AttentionStore:
         return (total / len(steps)).float()
 
     def _named_tokens(self, special: bool) -> list[tuple[str, list[int]]]:
-        named = [
-            (word, list(range(*span)))
-            for word, span in zip(self.prompt.words, self.prompt.spans, strict=True)
-        ]
+        prompt = self.prompt
+        named = [(word, prompt.tokens_at(i)) for i, word in enumerate(prompt.words)]
         if not special:
             return named
-        frame = [(self.prompt.pieces[i], [i]) for i in self.prompt.specials]
-        padding = list(range(self.prompt.end, len(self.prompt)))
-        rest = [("padding", padding)] if padding else []
-        return frame[:1] + named + frame[1:] + rest
+        frame = [(prompt.pieces[i], [i]) for i in prompt.specials]
+        rest = [("padding", prompt.padding)] if prompt.padding else []
+        return sorted(named + frame, key=lambda entry: entry[1][0]) + rest
 
 
 _NO_TAPE = (

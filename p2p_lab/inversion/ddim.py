@@ -60,7 +60,7 @@ def ddim_invert(job: Job, latents: Tensor, *, guidance_scale: float = 1.0) -> Te
     Returns:
         Latents from noise to picture, (T + 1, C, h, w); the last are those given.
     """
-    schedule, z = job.schedule, latents
+    schedule, z = job.ddim, latents
     path = [z]
     for step in reversed(range(schedule.steps)):
         job.report.check()

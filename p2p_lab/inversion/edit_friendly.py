@@ -71,7 +71,7 @@ def edit_friendly(
         steps that are skipped.
     """
     options = options or EditFriendly()
-    schedule, guidance = job.schedule, options.guidance_for(job.guidance_scale)
+    schedule, guidance = job.ddim, options.guidance_for(job.guidance_scale)
     path = _noisy(job, latents, options.seed)
     maps = torch.zeros_like(path[:-1])  # (T, C, h, w)
     for step in range(options.start(job.steps), job.steps):
@@ -91,12 +91,12 @@ def edit_friendly(
 def _noisy(job: Job, latents: Tensor, seed: int) -> Tensor:
     """Add independent noise of each step's level to the clean latents, (T + 1, C, h, w)."""
     noise = noise_of(seed, (job.steps, *latents.shape[1:])).to(latents)
-    level = job.schedule.alpha_bar.to(latents.device).view(-1, 1, 1, 1)  # (T, 1, 1, 1)
+    level = job.ddim.alpha_bar.to(latents.device).view(-1, 1, 1, 1)  # (T, 1, 1, 1)
     noisy = level**0.5 * latents + (1 - level) ** 0.5 * noise
     return torch.cat([noisy.to(latents.dtype), latents])
 
 
 def _sigma(job: Job, step: int) -> float:
     """Tell the size of a DDPM step's noise: that of `ddim_step` with eta = 1."""
-    level, after = job.schedule.alpha_bar[step], job.schedule.alpha_bar_next[step]
+    level, after = job.ddim.alpha_bar[step], job.ddim.alpha_bar_next[step]
     return float(((1 - after) / (1 - level) * (1 - level / after)).clamp_min(0) ** 0.5)

@@ -18,11 +18,13 @@ from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
 from p2p_lab.inversion.caching import InversionCache, key_of
 from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
+from p2p_lab.inversion.flow import check_flow_method, flow_invert
 from p2p_lab.inversion.jobs import Job, Report
 from p2p_lab.inversion.null_text import NullText, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, Texts, Trajectory, Watch, walk
+from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.loop import CancelToken, OnStep, session
 from p2p_lab.sampling.memory import choose_tape
 from p2p_lab.sampling.settings import Record, Settings, Size
@@ -58,7 +60,8 @@ def invert(
         image: A path, bytes, a PIL image or an array, of any size (see `load_image`).
         text: What the picture shows: the source prompt of later edits.
         method: "ddim", "negative-prompt", "null-text", "direct" or "edit-friendly"; or `NullText`
-            or `EditFriendly` with settings of one's own.
+            or `EditFriendly` with settings of one's own. Flow-matching models know "ddim", which
+            is Euler's step backwards there, and "direct".
         steps: Number of steps T; None takes the model's default, and twice that for
             "edit-friendly" (its authors take 100 where others take 50).
         guidance_scale: Guidance of later edits, and of the reconstruction where the method has
@@ -98,6 +101,8 @@ def invert(
         record,
         "ddim",
     )
+    if isinstance(settings.schedule, Flow):
+        check_flow_method(name, model.name)
     if isinstance(options, NullText):
         options.check(settings.guidance_scale)
     work = _Work(
@@ -184,7 +189,8 @@ class _Work:
             path, maps = edit_friendly(job, latents, self.options)
             start = self.options.start(job.steps)
             return Trajectory(path, noise_maps=maps, pinned=True, start=start)
-        pivots = ddim_invert(job, latents)
+        backwards = flow_invert if isinstance(job.schedule, Flow) else ddim_invert
+        pivots = backwards(job, latents)
         if isinstance(self.options, NullText):
             found = null_text(job, pivots, self.options)
             return Trajectory(pivots, negative_embeds=found.embeds.to(pivots.dtype))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling import Cancelled, Texts, Watch, make_schedule, predict, predict_clean
+from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.schedules import Ddim
 from p2p_lab.tokens import Prompt
 
@@ -66,7 +67,7 @@ class Job:
 
     Attributes:
         model: The denoiser.
-        schedule: The DDIM table.
+        schedule: The DDIM table, or that of a flow.
         positive: The source prompt, one row.
         negative: The negative prompt, one row.
         guidance_scale: Guidance of the reconstruction and of later edits.
@@ -74,7 +75,7 @@ class Job:
     """
 
     model: Denoiser
-    schedule: Ddim
+    schedule: Ddim | Flow
     positive: Conditioning
     negative: Conditioning
     guidance_scale: float
@@ -100,9 +101,12 @@ class Job:
         size = (usual.height, usual.width) if size is None else size
         prompt = model.prompt(text) if isinstance(text, str) else text
         schedule = make_schedule(
-            model.scheduler_config, "ddim", usual.steps if steps is None else steps
+            model.scheduler_config,
+            "ddim",
+            usual.steps if steps is None else steps,
+            model.latent_shape(size)[1:],
         )
-        assert isinstance(schedule, Ddim)
+        assert isinstance(schedule, Ddim | Flow)
         return Job(
             model,
             schedule,
@@ -117,6 +121,12 @@ class Job:
         """Tell the number of steps T."""
         return self.schedule.steps
 
+    @property
+    def ddim(self) -> Ddim:
+        """Return the DDIM table; the methods that ask for it are not offered to flows."""
+        assert isinstance(self.schedule, Ddim)
+        return self.schedule
+
     def texts(self, guidance_scale: float) -> Texts:
         """Return the texts of one row at a guidance scale."""
         return Texts(self.positive, self.negative, guidance_scale)
@@ -127,9 +137,12 @@ class Job:
 
     def preview(self, latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor) -> Image:
         """Draw ẑ_0: what the denoiser takes the picture to be in latents of level ᾱ."""
+        return self.show(predict_clean(latents, noise_pred, alpha_bar, self.ddim.prediction)[0])
+
+    def show(self, clean: Tensor) -> Image:
+        """Draw an estimate ẑ_0 of the clean latents, (1, C, h, w)."""
         from PIL import Image
 
         with torch.no_grad():
-            clean, _ = predict_clean(latents, noise_pred, alpha_bar, self.schedule.prediction)
             pixels = self.model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
         return Image.fromarray((pixels * 255).round().astype("uint8"))

@@ -101,7 +101,7 @@ def null_text(job: Job, pivots: Tensor, options: NullText | None = None) -> Null
             path.append(z)
             embeds.append(embed)
             losses.append(tuple(best.losses))
-            level = job.schedule.alpha_bar[step]
+            level = job.ddim.alpha_bar[step]
             job.report.tick(partial(job.preview, best.before, best.noise_pred, level))
     return NullTextResult(torch.cat(embeds), tuple(losses), torch.cat(path))
 

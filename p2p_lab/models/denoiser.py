@@ -18,7 +18,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from p2p_lab.tokens import Prompt
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Conditioning:
     Attributes:
         tokens: Text embeddings, (B, L, D): what cross-attention reads.
         pooled: One vector a prompt, (B, P), or None. SDXL has it.
-        sizes: Picture sizes and crops, (B, 6), or None. SDXL has them.
+        sizes: Picture sizes and crops, (B, 6), or None. SDXL has them; PixArt-α (B, 3).
+        mask: Which tokens may be looked at, (B, L), or None for all. PixArt has it.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+    mask: Tensor | None = None
 
     def expand(self, rows: int) -> Conditioning:
         """Repeat a single row `rows` times."""
@@ -44,20 +46,19 @@ class Conditioning:
         return replace(self, tokens=tokens)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        pooled = None if self.pooled is None else change(self.pooled)
-        sizes = None if self.sizes is None else change(self.sizes)
-        return Conditioning(change(self.tokens), pooled, sizes)
+        others = (self.pooled, self.sizes, self.mask)
+        return Conditioning(change(self.tokens), *(x if x is None else change(x) for x in others))
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
         """Put the rows of several conditionings below one another."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        sizes = [part.sizes for part in parts if part.sizes is not None]
-        return Conditioning(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat(pooled) if pooled else None,
-            torch.cat(sizes) if sizes else None,
-        )
+
+        def below(name: str) -> Tensor | None:
+            rows = [getattr(part, name) for part in parts]
+            return None if any(row is None for row in rows) else torch.cat(rows)
+
+        tokens = torch.cat([part.tokens for part in parts])
+        return Conditioning(tokens, below("pooled"), below("sizes"), below("mask"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Denoiser(Protocol):
 
     @property
     def prediction(self) -> Prediction:
-        """Tell what it predicts: noise, velocity or the clean latents."""
+        """Tell what it predicts: noise, velocity, the clean latents, or a flow's velocity."""
 
     @property
     def device(self) -> torch.device:

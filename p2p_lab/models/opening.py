@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,16 @@ from typing import Any
 import torch
 
 from p2p_lab.models.cards import read_card, read_json, verify
-from p2p_lab.models.denoiser import Defaults, ModelCard
+from p2p_lab.models.deepfloyd import open_deepfloyd
+from p2p_lab.models.denoiser import Defaults, Denoiser, ModelCard
 from p2p_lab.models.errors import REINSTALL, ModelError, first_line
+from p2p_lab.models.flux import open_flux
+from p2p_lab.models.latent_diffusion import open_latent_diffusion
+from p2p_lab.models.parts import Folder, open_part, open_tokenizer
+from p2p_lab.models.pixart import open_pixart
 from p2p_lab.models.single_file import open_single_file
 from p2p_lab.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+from p2p_lab.models.stable_diffusion_3 import open_stable_diffusion_3
 
 _NOT_DIFFUSERS = (
     "{folder} has no model_index.json, so it is not a pipeline in diffusers format. "
@@ -22,9 +28,21 @@ _NOT_DIFFUSERS = (
 )
 
 
+# The pipelines that have a file of their own, by class.
+FAMILIES: dict[str, Callable[[Folder], Denoiser]] = {
+    "LDMTextToImagePipeline": open_latent_diffusion,
+    "PixArtAlphaPipeline": open_pixart,
+    "PixArtSigmaPipeline": open_pixart,
+    "IFPipeline": open_deepfloyd,
+    "IFSuperResolutionPipeline": open_deepfloyd,
+    "StableDiffusion3Pipeline": open_stable_diffusion_3,
+    "FluxPipeline": open_flux,
+}
+
+
 def open_folder(
     folder: Path, device: torch.device, dtype: torch.dtype, name: str | None = None
-) -> StableDiffusion:
+) -> Denoiser:
     """Open a folder in diffusers format.
 
     Raises:
@@ -32,14 +50,20 @@ def open_folder(
     """
     index = read_json(folder / "model_index.json", missing=_NOT_DIFFUSERS.format(folder=folder))
     kind = str(index.get("_class_name", ""))
-    if not kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline")):
+    stable = kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    if not stable and kind not in FAMILIES:
         raise ModelError(
             f"{folder} holds a {kind or 'pipeline without a class name'}. Supported are "
-            "StableDiffusionPipeline (1.x, 2.x) and StableDiffusionXLPipeline."
+            "StableDiffusionPipeline (1.x, 2.x), StableDiffusionXLPipeline, "
+            f"{', '.join(FAMILIES)}."
         )
     verify(folder)
+    card = read_card(folder)
+    called = name or card.raw.get("name") or folder.name
     try:
         with _quiet():
+            if not stable:
+                return FAMILIES[kind](Folder(folder, index, card, called, device, dtype))
             return _assemble(folder, index, device, dtype, name)
     except ModelError:
         raise
@@ -134,33 +158,6 @@ def open_file(
         device=device,
         blank_is_zero=bool(getattr(pipe.config, "force_zeros_for_empty_prompt", True)),
     )
-
-
-def open_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Open one network of a pipeline from safetensors, ready for inference."""
-    if not folder.is_dir():
-        raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
-    files = [path.name for path in folder.glob("*.safetensors")]
-    if not files:
-        raise ModelError(
-            f"{folder} has no .safetensors file. Other formats can run code when they are opened "
-            "and are not read; convert the model, or take a version with safetensors."
-        )
-    half_only = all(".fp16." in name for name in files)
-    options: dict[str, Any] = {"variant": "fp16"} if half_only else {}
-    model = cls.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **options
-    )
-    return model
-
-
-def open_tokenizer(folder: Path) -> Any:
-    """Open a CLIP tokenizer that tells character offsets."""
-    from transformers import CLIPTokenizerFast
-
-    if not folder.is_dir():
-        raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
-    return CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def _defaults(unet: Any, vae: Any, card: ModelCard, xl: bool) -> Defaults:

@@ -50,7 +50,7 @@ def choose_tape(
 
 def tape_size(model: Denoiser, sites: Mapping[str, Site], steps: int) -> int:
     """Tell how many bytes one tape of these sites takes."""
-    length = int(model.tokenizer.model_max_length)
+    length = len(model.prompt(""))  # SD3's text is longer than what one tokenizer makes of it
     return AttentionTape.estimate(sites, steps, model.dtype, length)
 
 

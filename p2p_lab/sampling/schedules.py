@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Prediction
+from p2p_lab.sampling.flow import is_flow, make_flow
 from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
 
 Sampler = Literal["ddim", "euler", "dpm++"]
@@ -59,6 +60,7 @@ class Ddim:
         alpha_bar_next: ᾱ after each step, (T,).
         prediction: What the denoiser predicts.
         clip: Clamp of the clean latents, or None.
+        threshold: Quantile and largest value of `dynamic_threshold`, or None.
     """
 
     timesteps: Tensor
@@ -66,6 +68,7 @@ class Ddim:
     alpha_bar_next: Tensor
     prediction: Prediction = "epsilon"
     clip: float | None = None
+    threshold: tuple[float, float] | None = None
 
     @property
     def steps(self) -> int:
@@ -94,6 +97,7 @@ class Ddim:
             eta=0.0 if noise is None else 1.0,
             noise=noise,
             clip=self.clip,
+            threshold=self.threshold,
         )
 
     def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
@@ -146,13 +150,17 @@ class Euler:
         return predict_clean(z, noise_pred, alpha_bar, self.prediction)[0]
 
 
-def make_schedule(config: Mapping[str, Any], sampler: Sampler, steps: int) -> Schedule:
+def make_schedule(
+    config: Mapping[str, Any], sampler: Sampler, steps: int, grid: tuple[int, int] | None = None
+) -> Schedule:
     """Build a sampler's table for a model.
 
     Args:
         config: The model's scheduler settings.
-        sampler: "ddim", "euler", or "dpm++" (first order).
+        sampler: "ddim", "euler", or "dpm++" (first order). For a flow-matching model the first two
+            are one and the same.
         steps: Number of steps T.
+        grid: Height and width of the latents; some flow-matching models need it.
 
     Raises:
         ValueError: If the sampler is not known or the number of steps does not fit the model.
@@ -165,11 +173,19 @@ def make_schedule(config: Mapping[str, Any], sampler: Sampler, steps: int) -> Sc
             f"steps={steps!r} is not possible: give a whole number from 1 to {trained}, the number "
             "of noise levels that the model was trained on. 20 to 50 are usual."
         )
-    if config.get("thresholding"):
+    if is_flow(config):
+        if sampler == "dpm++":
+            raise ValueError(
+                "sampler='dpm++' is for models of noise, and this is a flow-matching model. "
+                "Use 'euler' or 'ddim', which are the same step there."
+            )
+        return make_flow(config, steps, grid)
+    if config.get("thresholding") and config.get("space") != "pixels":
         raise ValueError(
             "This model's scheduler uses dynamic thresholding, which is not supported in latent "
             "space. Set thresholding to false in its scheduler_config.json."
         )
+    config = {name: value for name, value in config.items() if name != "space"}
     make: dict[str, Callable[[Mapping[str, Any], int], Schedule]]
     make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}
     return make[sampler](config, steps)
@@ -191,7 +207,14 @@ def _ddim(config: Mapping[str, Any], steps: int) -> Ddim:
         ),
         prediction=scheduler.config.prediction_type,
         clip=scheduler.config.clip_sample_range if scheduler.config.clip_sample else None,
+        threshold=_threshold(scheduler.config),
     )
+
+
+def _threshold(config: Any) -> tuple[float, float] | None:
+    if not config.thresholding:
+        return None
+    return float(config.dynamic_thresholding_ratio), float(config.sample_max_value)
 
 
 def _euler(config: Mapping[str, Any], steps: int) -> Euler:
@@ -220,4 +243,5 @@ def _dpm(config: Mapping[str, Any], steps: int) -> Ddim:
         alpha_bar=alpha_bar[:-1],
         alpha_bar_next=alpha_bar[1:],
         prediction=scheduler.config.prediction_type,
+        threshold=_threshold(scheduler.config),
     )

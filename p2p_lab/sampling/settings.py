@@ -48,7 +48,7 @@ class Settings:
         if record not in get_args(Record):
             raise ValueError(f"record={record!r} is not known; use one of {get_args(Record)}.")
         shape = model.latent_shape(full)
-        schedule = make_schedule(model.scheduler_config, sampler, steps)
+        schedule = make_schedule(model.scheduler_config, sampler, steps, shape[1:])
         return Settings(steps, scale, full, shape, record, sampler, schedule)
 
 

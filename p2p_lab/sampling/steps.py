@@ -5,6 +5,7 @@ z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Prediction
@@ -46,6 +47,7 @@ def ddim_step(
     eta: float = 0.0,
     noise: Tensor | None = None,
     clip: float | None = None,
+    threshold: tuple[float, float] | None = None,
 ) -> Tensor:
     """Take one DDIM step from noise level ᾱ to ᾱ' (Song et al. 2021, eq. 12).
 
@@ -62,6 +64,7 @@ def ddim_step(
         eta: 0 for DDIM, 1 for DDPM's noise.
         noise: ξ, same shape as latents; needed if eta > 0.
         clip: Clamp ẑ_0 to ±clip, for models that were trained so.
+        threshold: Quantile and largest value of `dynamic_threshold`, in the clip's place.
 
     Returns:
         z', same shape.
@@ -70,7 +73,9 @@ def ddim_step(
         ValueError: If eta > 0 and no noise is given.
     """
     clean, direction = predict_clean(latents, noise_pred, alpha_bar, prediction)
-    if clip is not None:
+    if threshold is not None:
+        clean = dynamic_threshold(clean, *threshold)
+    elif clip is not None:
         clean = clean.clamp(-clip, clip)
     if eta == 0:
         return alpha_bar_next**0.5 * clean + (1 - alpha_bar_next) ** 0.5 * direction
@@ -80,6 +85,48 @@ def ddim_step(
     sigma = eta * variance.clamp_min(0) ** 0.5
     ahead = (1 - alpha_bar_next - sigma**2).clamp_min(0) ** 0.5 * direction
     return alpha_bar_next**0.5 * clean + ahead + sigma * noise
+
+
+def dynamic_threshold(clean: Tensor, quantile: float, largest: float) -> Tensor:
+    """Bring an estimate of the clean picture back into ±1 without saturating it.
+
+        s = quantile(|x̂_0|), at least 1 and at most `largest`;    x̂_0 ← clamp(x̂_0, −s, s)/s
+
+    (Saharia et al. 2022, arXiv 2205.11487, section 2.3.) It has a meaning in pixel space alone.
+
+    Args:
+        clean: x̂_0, (B, 3, H, W).
+        quantile: Share of the values of one picture that lie within ±s.
+        largest: Bound of s.
+
+    Returns:
+        The same shape.
+    """
+    wide = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    s = torch.quantile(wide.flatten(1).abs(), quantile, dim=1).clamp(1, largest)  # (B,)
+    s = s.view(-1, 1, 1, 1)
+    return (wide.clamp(-s, s) / s).to(clean.dtype)
+
+
+def flow_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """Take one Euler step along a flow from noise to picture (Liu et al. 2022, arXiv 2209.03003).
+
+        z' = z + (σ' − σ) v,    z = (1 − σ) z_0 + σ ε,    v = ε − z_0
+
+    On this straight path it is DDIM's step too: z' = (1 − σ') ẑ_0 + σ' ε̂. With σ' > σ it leads
+    back.
+
+    Args:
+        latents: z, (B, C, h, w).
+        velocity: v̂, what the denoiser said after guidance, same shape.
+        sigma: Share of noise in z, a scalar.
+        sigma_next: Share of noise to go to.
+
+    Returns:
+        z', same shape and the precision of `velocity`.
+    """
+    wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    return (wide + (sigma_next - sigma) * velocity).to(velocity.dtype)
 
 
 def euler_step(latents: Tensor, clean: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:

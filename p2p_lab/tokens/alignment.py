@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from p2p_lab.tokens.words import is_punctuation, normal
 
 Compat = Literal["reference"] | None
 Block = tuple[list[int], list[int]]
+Align = Callable[[Prompt, Prompt], "Alignment"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,8 @@ def align_words(
         AlignmentError: a paired word is missing, or the prompts share no word to align by.
     """
     _same_length(source, target)
+    if source.parts:
+        return _by_parts(source, target, lambda a, b: align_words(a, b, pairs=pairs, compat=compat))
     if compat == "reference":
         return _reference_words(source, target)
     blocks = _blocks_by_hand(source, target, pairs) if pairs else word_blocks(source, target)
@@ -103,11 +106,24 @@ def align_tokens(source: Prompt, target: Prompt, *, compat: Compat = None) -> Al
     (`compat="reference"` does too).
     """
     _same_length(source, target)
+    if source.parts:
+        return _by_parts(source, target, lambda a, b: align_tokens(a, b, compat=compat))
     mapper, matched = _empty(len(target))
     for i, j in needleman_wunsch(source.ids[: source.end], target.ids[: target.end]):
         mapper[i, j], matched[j] = 1.0, True
     _match_padding(mapper, matched, source, target, 0 if compat == "reference" else source.end)
     return Alignment(mapper, matched, matched.to(mapper.dtype), source, target)
+
+
+def _by_parts(source: Prompt, target: Prompt, align: Align) -> Alignment:
+    """Align the prompts of each text encoder by themselves, their mappers on a diagonal."""
+    found = [align(a, b) for a, b in zip(source.parts, target.parts, strict=True)]
+    mapper, start = _empty(len(target))[0], 0
+    for one in found:
+        stop = start + len(one.matched)
+        mapper[start:stop, start:stop], start = one.mapper, stop
+    matched, gain = (torch.cat([getattr(one, n) for one in found]) for n in ("matched", "gain"))
+    return Alignment(mapper, matched, gain, source, target)
 
 
 def no_common_word(source: Prompt, target: Prompt) -> bool:

@@ -26,7 +26,9 @@ class Prompt:
         chars: for each word its half-open range of characters of `text`.
         pieces: for each of the L tokens the text that it shows, special tokens included.
         specials: positions of the special tokens that frame the text (start, end), not padding.
-        end: number of tokens before the padding.
+        end: number of tokens before the (last) padding.
+        parts: the same text as each of several text encoders reads it, where the model puts their
+            tokens one after another (SD3); else empty. Then `spans` are those of the first.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Prompt:
     pieces: tuple[str, ...]
     specials: tuple[int, ...]
     end: int
+    parts: tuple[Prompt, ...] = ()
 
     @classmethod
     def of(cls, text: str, tokenizer: Any, length: int | None = None) -> Prompt:
@@ -73,6 +76,29 @@ class Prompt:
             end=end,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Prompt]) -> Prompt:
+        """Put one text's prompts of several text encoders one after another.
+
+        A word then stands for its tokens in every part, and two such prompts are aligned part by
+        part: a token of one encoder never feeds one of another.
+
+        Args:
+            parts: prompts of the same text, in the order of the model's tokens.
+        """
+        first, starts = parts[0], _starts(parts)
+        framed = zip(parts, starts, strict=True)
+        return cls(
+            text=first.text,
+            ids=tuple(i for part in parts for i in part.ids),
+            spans=first.spans,
+            chars=first.chars,
+            pieces=tuple(piece for part in parts for piece in part.pieces),
+            specials=tuple(start + i for part, start in framed for i in part.specials),
+            end=starts[-1] + parts[-1].end,
+            parts=tuple(parts),
+        )
+
     def __repr__(self) -> str:
         """Return one line: the text, and how much of the room for tokens it takes."""
         return f"<Prompt {self.text!r}: {len(self.words)} words, {self.end} of {len(self)} tokens>"
@@ -96,6 +122,9 @@ class Prompt:
         Raises:
             AlignmentError: it does not stand in the prompt, or not that often.
         """
+        if self.parts:
+            framed = zip(self.parts, _starts(self.parts), strict=True)
+            return [start + t for part, start in framed for t in part.tokens_of(word, occurrence)]
         places = self.find(word)
         if not places:
             raise AlignmentError(
@@ -112,6 +141,30 @@ class Prompt:
                 f"occurrence out to take all of them."
             )
         return [t for first, last in chosen for t in range(*self.token_range(first, last))]
+
+    def tokens_at(self, word: int) -> list[int]:
+        """Return the token positions of the word of that number, in every part."""
+        if not self.parts:
+            return list(range(*self.spans[word]))
+        start, stop = self.chars[word]
+        return [
+            first + token
+            for part, first in zip(self.parts, _starts(self.parts), strict=True)
+            for chars, span in zip(part.chars, part.spans, strict=True)
+            if chars[0] < stop and start < chars[1]
+            for token in range(*span)
+        ]
+
+    @property
+    def padding(self) -> list[int]:
+        """Return the token positions of the padding, in every part."""
+        parts = self.parts or (self,)
+        starts = _starts(parts)
+        return [
+            start + i
+            for part, start in zip(parts, starts, strict=True)
+            for i in range(part.end, len(part))
+        ]
 
     def find(self, phrase: str) -> list[Span]:
         """Return where a phrase stands, as half-open ranges of word numbers; may be empty."""
@@ -139,7 +192,9 @@ class Prompt:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain lists and numbers, ready for JSON."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        parts = [part.to_dict() for part in fields.pop("parts")]
+        return {**fields, "parts": parts} if parts else fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Prompt:
@@ -152,7 +207,13 @@ class Prompt:
             pieces=tuple(fields["pieces"]),
             specials=tuple(fields["specials"]),
             end=int(fields["end"]),
+            parts=tuple(cls.from_dict(part) for part in fields.get("parts", ())),
         )
+
+
+def _starts(parts: Sequence[Prompt]) -> list[int]:
+    """Return where each part's tokens start among those of all parts."""
+    return [sum(len(part) for part in parts[:i]) for i in range(len(parts))]
 
 
 def _length(tokenizer: Any, length: int | None) -> int:

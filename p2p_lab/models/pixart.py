@@ -1,0 +1,121 @@
+"""PixArt-α and PixArt-Σ: a transformer whose cross-attention reads a T5's text.
+
+    z_t --transformer(z_t, t, T5(text), mask)--> noise,    image = decoder(z_0 / scaling)
+
+(Chen et al. 2023, arXiv 2310.00426; 2024, arXiv 2403.04692.) Words and image positions never share
+a softmax here, so the method applies as published. Padding is hidden from the image by a mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p_lab.models.denoiser import Conditioning
+from p2p_lab.models.parts import Folder
+from p2p_lab.models.stable_diffusion import StableDiffusion
+from p2p_lab.models.t5 import plain_prompt, t5_states, token_mask
+from p2p_lab.tokens import Prompt
+
+_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # what the text is padded to
+
+
+@dataclass(eq=False)
+class PixArt(StableDiffusion):
+    """Hold the parts of a PixArt pipeline.
+
+    Args:
+        knows_size: Whether the denoiser is told the picture's size and shape (α at 1024²).
+    """
+
+    knows_size: bool = False
+
+    @property
+    def scale(self) -> int:
+        """Tell how many pixels a patch of the transformer spans along each axis."""
+        patch: int = self._config.patch_size
+        return self._shrink * patch
+
+    def prompt(self, text: str) -> Prompt:
+        """Tokenize `text` in lower case, as these models were trained.
+
+        Raises:
+            ValueError: If it is longer than the text encoder reads.
+        """
+        return plain_prompt(text, self.tokenizer)
+
+    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
+        """Encode a prompt for a picture of `size`: hidden states (1, L, D) and a mask (1, L)."""
+        states = t5_states(self.text_encoder, prompt, self.device, masked=True)
+        mask = token_mask(prompt, self.device)
+        return Conditioning(states.to(self.dtype), sizes=self._sizes(size), mask=mask)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Tell (C, h, w) of the latents of a picture of `size` (H, W).
+
+        Raises:
+            ValueError: If a side is not a positive multiple of what a patch spans.
+        """
+        channels, rows, columns = super().latent_shape(size)
+        patch: int = self._config.patch_size
+        return channels, rows * patch, columns * patch
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Predict the noise in latents (B, C, h, w) at model time t."""
+        size = conditioning.sizes
+        told = (None, None) if size is None else (size[:, :2], size[:, 2:])
+        output: Tensor = self.module(
+            latents,
+            encoder_hidden_states=conditioning.tokens,
+            encoder_attention_mask=conditioning.mask,
+            timestep=t[None].to(latents.device).expand(latents.shape[0]),
+            added_cond_kwargs={"resolution": told[0], "aspect_ratio": told[1]},
+            return_dict=False,
+        )[0]
+        return output[:, : latents.shape[1]]  # the rest is a learned variance
+
+    @property
+    def _shrink(self) -> int:
+        factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor
+
+    def _sizes(self, size: tuple[int, int]) -> Tensor | None:
+        if not self.knows_size:
+            return None
+        numbers = [[float(size[0]), float(size[1]), size[0] / size[1]]]
+        return torch.tensor(numbers).to(self.device, self.dtype)  # (1, 3)
+
+
+def open_pixart(folder: Folder) -> PixArt:
+    """Open a saved `PixArtAlphaPipeline` or `PixArtSigmaPipeline`.
+
+    Raises:
+        ModelError: If a part is missing or of another class.
+    """
+    from diffusers import AutoencoderKL, PixArtTransformer2DModel
+    from transformers import T5EncoderModel, T5TokenizerFast
+
+    kind = str(folder.index["_class_name"])
+    # Published α folders still name the class that this one was split from.
+    named: Any = {**folder.index, "transformer": ["diffusers", "PixArtTransformer2DModel"]}
+    legacy = (folder.index.get("transformer") or [None, None])[1] == "Transformer2DModel"
+    module = (replace(folder, index=named) if legacy else folder).network(
+        "transformer", PixArtTransformer2DModel
+    )
+    vae = folder.network("vae", AutoencoderKL)
+    side = module.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+    return PixArt(
+        name=folder.name,
+        module=module,
+        vae=vae,
+        text_encoder=folder.network("text_encoder", T5EncoderModel),
+        tokenizer=folder.tokenizer("tokenizer", T5TokenizerFast, _TOKENS[kind]),
+        # Latents are not confined to ±1, which DDIM's settings assume unless they say so.
+        scheduler_config={"clip_sample": False, **folder.scheduler()},
+        defaults=folder.defaults(side, side, 20, 4.5),
+        card=folder.card,
+        knows_size=kind == "PixArtAlphaPipeline" and module.config.sample_size == 128,
+    )
