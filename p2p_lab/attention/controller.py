@@ -19,6 +19,7 @@ from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.mixing import check_length, injects, mix_site, mix_values, mixes
 from p2p_lab.attention.moving import move_source
 from p2p_lab.attention.records import RunningMaps
+from p2p_lab.attention.sharing import share_image, shares
 from p2p_lab.attention.sites import Site
 from p2p_lab.attention.state import ControllerState, Rows
 from p2p_lab.attention.store import AttentionStore
@@ -72,13 +73,9 @@ class Controller:
 
     def wants(self, site: Site) -> bool:
         """Tell whether anything happens at this site in this step; if not, the kernel is native."""
-        return (
-            self._records(site)
-            or self._records_self(site)
-            or self._mixes(site)
-            or self._injects(site)
-            or (bool(self.keep) and site.name in self.keep[0].sites)
-        )
+        seen = self._records(site) or self._records_self(site)
+        edited = self._mixes(site) or self._injects(site)
+        return seen or edited or (bool(self.keep) and site.name in self.keep[0].sites)
 
     def apply(self, site: Site, call: Call) -> Tensor:
         """Compute the attention's output, (B, heads, Q, d): native but for edited rows."""
@@ -236,6 +233,9 @@ class Controller:
             self._keep(site, own)
             return call.native()
         source = self._source_entry(site, call, queries)
+        if shares(self.plan, site, self.step):
+            call = share_image(call, rows, site, source)
+            own = call.scores(rows, queries)
         probs = own.probs()
         edited = self.attend(site, probs, None if source is None else source.probs())
         if edited is probs:

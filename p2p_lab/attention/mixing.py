@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from p2p_lab.attention.moving import move_source
+from p2p_lab.attention.sharing import shares
 from p2p_lab.attention.sites import Site
 from p2p_lab.edits import EditPlan, mix_cross
 
@@ -42,7 +43,7 @@ def mix_site(
         ValueError: If the plan was compiled for another number of tokens.
     """
     text, image = mixes(plan, site, step), injects(plan, site, step)
-    if not (text or image):
+    if not (text or image) or shares(plan, site, step):
         return target
     check_length(site, target.shape[-1], plan)
     source = target if source is None else source  # multiplied by a gain of 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from p2p_lab.edits.places import check_window, cross_steps, is_number, self_steps_of, tokens_in
-from p2p_lab.edits.plan import EditPlan, Window
+from p2p_lab.edits.plan import EditPlan, Joint, Window
 from p2p_lab.tokens import (
     Alignment,
     AlignmentError,
@@ -39,6 +39,7 @@ class _Aligner:
         self_pixels: largest site, in positions, whose self-attention is taken.
         words: word of the target -> its own window in place of `cross`.
         alignment: an alignment set by hand in place of the one that is found.
+        joint: what a joint softmax over words and image takes in `self_attention`'s window.
     """
 
     cross: Window = (0.0, 0.8)
@@ -46,11 +47,14 @@ class _Aligner:
     self_pixels: int = 256
     words: Mapping[str, Window] = field(default_factory=dict)
     alignment: Alignment | None = None
+    joint: Joint = "maps"
 
     def __post_init__(self) -> None:
         """Refuse windows that are no part of the schedule."""
         check_window("cross", self.cross)
         check_window("self_attention", self.self_attention)
+        if self.joint not in get_args(Joint):
+            raise ValueError(f"joint={self.joint!r} is not known; use one of {get_args(Joint)}.")
         if not isinstance(self.words, Mapping):
             raise ValueError(
                 f"words gives single words their own window, as {{'cat': (0, 0.3)}}; got "
@@ -85,6 +89,7 @@ class _Aligner:
             target_gain=(~inside).to(plan.target_gain.dtype),
             self_steps=self_steps_of(self.self_attention, plan),
             self_pixels=int(self.self_pixels),
+            joint=self.joint,
         )
 
     def _alignment(self, source: Prompt, target: Prompt, plan: EditPlan) -> Alignment:
@@ -122,6 +127,9 @@ class Replace(_Aligner):
         self_pixels: largest site, in positions, that it touches.
         words: target word -> window of its own.
         alignment: an `align_words(source, target, pairs=...)` of your own.
+        joint: for models whose words and image share a softmax (IF, SD3, Flux), an extension:
+            "maps" takes the source's block of it as in other models; "queries" the source's image
+            queries and keys instead, and leaves the words to the target in that window.
 
     Raises:
         ValueError: a window is outside 0 to 1 or ends before it starts.
@@ -145,6 +153,7 @@ class Refine(_Aligner):
         self_pixels: largest site, in positions, that it touches.
         words: target word -> window of its own.
         alignment: an alignment of your own.
+        joint: "maps" or "queries", as in `Replace`.
 
     Raises:
         ValueError: a window is outside 0 to 1 or ends before it starts.

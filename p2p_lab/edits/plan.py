@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from p2p_lab.tokens import Prompt
 from p2p_lab.tokens.alignment import Compat
 
 Window = tuple[float, float]
+Joint = Literal["maps", "queries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,7 @@ class EditPlan:
         target_gain: (T, L); how much of the target's own column j enters at step t.
         self_steps: steps at which the self-attention maps are taken from the source.
         self_pixels: only sites with at most this many positions take them (256 is 16 x 16).
+        joint: where words and image share a softmax: "maps" or the image's "queries" (and keys).
         blend: where the picture may change, or None for everywhere.
         moves: which words' source attention is taken to another place.
         source: the source prompt, for printing and for telling plans apart.
@@ -78,6 +80,7 @@ class EditPlan:
     compat: Compat = None
     moves: tuple[MovePlan, ...] = ()
     toward: tuple[Prompt, float] | None = None
+    joint: Joint = "maps"
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes do not belong together."""
@@ -179,6 +182,7 @@ class EditPlan:
             and torch.equal(self.mapper[:, used], other.mapper[:, used])
             and self.edits_self(step) == other.edits_self(step)
             and (not self.edits_self(step) or self.self_pixels == other.self_pixels)
+            and (not self.edits_self(step) or self.joint == other.joint)
             and self.blends(step) == other.blends(step)
             and (not self.blends(step) or self.blend == other.blend)
         )

@@ -107,6 +107,7 @@ def _self_line(plan: EditPlan) -> str:
     return (
         f"from the source in steps {_range_text(plan.self_steps)} "
         f"at sites of at most {plan.self_pixels} positions"
+        + (", as queries and keys where words share it" if plan.joint == "queries" else "")
     )
 
 
@@ -155,6 +156,7 @@ def to_json(plan: EditPlan) -> str:
         "source": None if plan.source is None else plan.source.to_dict(),
         "target": None if plan.target is None else plan.target.to_dict(),
         "compat": plan.compat,
+        "joint": plan.joint,
         "toward": None
         if plan.toward is None
         else [plan.toward[0].to_dict(), float(plan.toward[1])],
@@ -228,6 +230,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
         "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
         "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
         "compat": record["compat"],
+        "joint": record.get("joint", "maps"),
         "toward": None
         if record.get("toward") is None
         else (Prompt.from_dict(record["toward"][0]), float(record["toward"][1])),
