@@ -22,7 +22,7 @@ SEAL = """
 def _seal():
     import importlib, sys
     rooms = ("checks", "metrics", "scenes")
-    kept = "p2p_lab.checks.bundled"  # holds the loaded model
+    kept = "p2p_lab.checks.loaded"  # holds the loaded model
     for name in list(sys.modules):
         parts = name.split(".")
         if parts[0] == "p2p_lab" and parts[1:2] and parts[1] in rooms and name != kept:

@@ -6,6 +6,8 @@ The whole round trip, every wrong answer through nbgrader, is `make course-test`
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,6 @@ def test_numbers_copied_from_another_student_are_wrong() -> None:
 
 
 def test_a_warning_costs_no_points(capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
     import warnings
 
     def answer(source: Any, target: Any, length: int) -> Any:
@@ -195,6 +196,26 @@ def test_nbgrader_restores_what_was_deleted_and_trusts_only_the_package(tmp_path
                for part in ("easy", "own", "hidden")}  # fmt: skip
     assert lost(kit.points("ps1", "ada"), full) == refined
     assert lost(kit.points("ps1", "bob"), full) == set(full)
+
+
+def test_after_the_seal_all_checks_are_of_one_make() -> None:
+    guards = (course.KIT / "guards.py").read_text(encoding="utf-8")
+    seal = guards.split('SEAL = """')[1].split('"""')[0].format(student="ada")
+    code = """
+import p2p_lab.checks.looks as old
+import p2p_lab.checks
+p2p_lab.checks.questions()
+grade = lambda *args, **more: True
+exec({seal!r})
+from p2p_lab.checks import looks, ps2
+from p2p_lab.scenes import render
+assert looks is not old and ps2.draw_scenes is looks.draw_scenes
+assert grade is p2p_lab.checks.grade and STUDENT == "ada"
+render(looks.draw_scenes(1, 1)[0])
+"""
+    command = [sys.executable, "-c", code.replace("{seal!r}", repr(seal))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=course.ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 CHEAT = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from p2p_lab.checks.bundled import bundled
+from p2p_lab.checks.loaded import bundled
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.tokens import Prompt
 

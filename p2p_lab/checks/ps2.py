@@ -11,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from p2p_lab.attention import Controller, Rows, attached, find_sites
-from p2p_lab.checks.bundled import Look, bundled, draw_scenes, look_at
 from p2p_lab.checks.exercise import Wrong, agree, call, draw, tensor
 from p2p_lab.checks.layers import layer, output_of, probs_of
+from p2p_lab.checks.loaded import bundled
+from p2p_lab.checks.looks import Look, draw_scenes, look_at
 from p2p_lab.checks.question import Question
 from p2p_lab.metrics import mask_iou
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p_lab.checks.bundled import bundled, draw_scenes, look_at
 from p2p_lab.checks.exercise import Wrong, agree, call, draw, tensor
+from p2p_lab.checks.loaded import bundled
+from p2p_lab.checks.looks import draw_scenes, look_at
 from p2p_lab.checks.paths import followed, guided_world, toy_push, toy_world, way_back
 from p2p_lab.checks.question import Question
 from p2p_lab.inversion import invert

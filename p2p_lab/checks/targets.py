@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p_lab.checks.bundled import bundled, draw_scenes
 from p2p_lab.checks.exercise import Wrong, call
+from p2p_lab.checks.loaded import bundled
+from p2p_lab.checks.looks import draw_scenes
 from p2p_lab.edits import Replace
 from p2p_lab.inversion import invert
 from p2p_lab.metrics import background_mse, foreground_mse

@@ -1,27 +1,20 @@
-"""The bundled model, loaded once, and scenes drawn from seeds: for questions that measure."""
+"""Scenes drawn from seeds, and one look of a model at them: for questions that measure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
 
 import torch
 from torch import Tensor
 
-from p2p_lab.models import Conditioning, Denoiser, load
+from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling import make_schedule, noise_of
 from p2p_lab.scenes import Scene, caption, render, sample_scene
 from p2p_lab.tokens import Prompt
 
 LOOK_STEP, LOOK_STEPS = 8, 20
-
-
-@cache
-def bundled() -> Denoiser:
-    """Return the bundled model on the CPU, loaded once."""
-    return load(device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
