@@ -355,6 +355,45 @@ def test_the_same_seed_builds_the_same_cascade_and_leaves_the_global_random_numb
     assert torch.equal(state, torch.get_rng_state())
 
 
+# -- editing --------------------------------------------------------------------------------
+
+
+def test_a_trained_cascade_is_edited_at_its_base_and_enlarged_afterwards(exported: Path) -> None:
+    import p2p_lab
+
+    base = p2p_lab.load(exported, "cpu")
+    larger: Any = p2p_lab.load(exported / "super", "cpu")
+    assert (base.defaults.height, base.defaults.steps) == (16, 25)
+    source = p2p_lab.generate(base, "a cat in a field", seed=3, steps=4)
+    changed = p2p_lab.edit(source, "a dog in a field", [p2p_lab.Replace(cross=(0, 1))])
+    free = p2p_lab.generate(base, "a dog in a field", seed=3, steps=4)
+    assert not torch.equal(changed.pixels, source.pixels)
+    assert not torch.equal(changed.pixels, free.pixels)
+    assert 0 < source.map("cat").min() <= source.map("cat").max() < 1
+    stage_two = larger.on(changed, seed=3, noise_level=100)
+    large = p2p_lab.generate(stage_two, "a dog in a field", seed=3, steps=4)
+    assert large.pixels.shape == (3, 32, 32)
+    other = p2p_lab.generate(larger.on(source, seed=3, noise_level=100), "a dog in a field", seed=3)
+    assert not torch.equal(large.pixels, other.pixels)
+
+
+def test_the_packages_picture_is_the_pipelines_own(
+    exported: Path, pipelines: tuple[Any, Any]
+) -> None:
+    import p2p_lab
+
+    base, larger = (p2p_lab.load(exported / part, "cpu") for part in ("", "super"))
+    run = p2p_lab.generate(base, PROMPT, seed=3, steps=4, guidance_scale=3.0)
+    small = draw(pipelines[0])
+    assert torch.allclose(run.pixels, small[0] / 2 + 0.5, atol=1e-4)
+    on: Any = larger
+    enlarged = p2p_lab.generate(
+        on.on(run, seed=3, noise_level=100), PROMPT, seed=3, steps=4, guidance_scale=3.0
+    )
+    large = draw(pipelines[1], image=small, noise_level=100)
+    assert torch.allclose(enlarged.pixels, large[0].clamp(-1, 1) / 2 + 0.5, atol=1e-3)
+
+
 # -- the command line -----------------------------------------------------------------------
 
 
