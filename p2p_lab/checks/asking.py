@@ -133,6 +133,8 @@ def find_question(question_id: str) -> Question:
 
 
 def _find(exercise_id: str) -> Exercise | Question:
+    if exercise_id in exercises():
+        return exercises()[exercise_id]
     known: dict[str, Exercise | Question] = {**exercises(), **questions()}
     if exercise_id in known:
         return known[exercise_id]
