@@ -220,6 +220,8 @@ def test_a_joint_softmax_can_take_the_sources_image_queries_and_keys(key: str, s
     assert apart(cached, joint) < 1e-9
     maps = edit(run, DOG, [replace(form, joint="maps")])
     assert apart(cached, maps) > 1e-6 and apart(cached, run) > 1e-6
+    louder = edit(run, DOG, [form, Reweight("grass", -2.0)])
+    assert apart(louder, cached) > 1e-6  # words can still be turned up and down
     same = edit(run, CAT, [form])
     assert apart(same, run) < 1e-9  # a picture's own queries and keys change nothing
     assert cached.plan == type(cached.plan).from_json(cached.plan.to_json())

@@ -86,8 +86,10 @@ def table(cells: Mapping[tuple[str, str], list[str]]) -> str:
             for feature in FEATURES
         ]
         lines.append(f"| {family.label} | " + " | ".join(marks) + " |")
-    notes = [f"{letter}: refused, as this inversion {reason}." for reason, letter in reasons.items()]
-    return "\n".join([*lines, "", " ".join(notes)]).strip()
+    notes = " ".join(
+        f"{letter}: refused, as this inversion {reason}." for reason, letter in reasons.items()
+    )
+    return "\n".join([*lines, "", notes]).strip()
 
 
 def _mark(outcomes: list[str], refused: str | None, reasons: dict[str, str]) -> str:

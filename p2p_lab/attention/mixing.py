@@ -43,7 +43,8 @@ def mix_site(
         ValueError: If the plan was compiled for another number of tokens.
     """
     text, image = mixes(plan, site, step), injects(plan, site, step)
-    if not (text or image) or shares(plan, site, step):
+    image = image and not shares(plan, site, step)  # it came by its queries and keys
+    if not (text or image):
         return target
     check_length(site, target.shape[-1], plan)
     source = target if source is None else source  # multiplied by a gain of 0

@@ -129,7 +129,7 @@ class Replace(_Aligner):
         alignment: an `align_words(source, target, pairs=...)` of your own.
         joint: for models whose words and image share a softmax (IF, SD3, Flux), an extension:
             "maps" takes the source's block of it as in other models; "queries" the source's image
-            queries and keys instead, and leaves the words to the target in that window.
+            queries and keys instead. Its authors leave the words to the target: cross=(0, 0).
 
     Raises:
         ValueError: a window is outside 0 to 1 or ends before it starts.
