@@ -21,12 +21,13 @@ from p2p_lab.figures._style import (
 SIDE = 256  # small pictures are enlarged to this, so that a GIF can be looked at
 
 
-def to_gif(pictures: Sequence[Any], *, seconds: float = 0.2) -> bytes:
+def to_gif(pictures: Sequence[Any], *, seconds: float = 0.2, side: int = SIDE) -> bytes:
     """Return pictures one after another as an endless GIF.
 
     Args:
         pictures: Runs, PIL, numpy or torch, all of one size.
         seconds: how long each is shown.
+        side: small pictures are enlarged to about this many pixels, by whole factors.
 
     Raises:
         ValueError: when there are no pictures, or no time to look at them.
@@ -36,7 +37,7 @@ def to_gif(pictures: Sequence[Any], *, seconds: float = 0.2) -> bytes:
             f"A GIF shows one picture or more for some time, got {len(pictures)} pictures and "
             f"{seconds!r} seconds."
         )
-    images = [_enlarged(picture) for picture in pictures]
+    images = [_enlarged(picture, side) for picture in pictures]
     buffer = io.BytesIO()
     images[0].save(
         buffer,
@@ -75,7 +76,7 @@ def frame_changes(pictures: Sequence[Any]) -> list[float]:
     return [float(np.abs(b - a).mean()) for a, b in zip(arrays[:-1], arrays[1:], strict=True)]
 
 
-def _enlarged(picture: Any) -> Image.Image:
+def _enlarged(picture: Any, side: int) -> Image.Image:
     image = Image.fromarray((to_array(picture) * 255).round().astype(np.uint8))
-    factor = max(1, SIDE // max(image.size))
+    factor = max(1, side // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
