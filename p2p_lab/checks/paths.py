@@ -48,7 +48,7 @@ def guided_world(seed: int, steps: int) -> tuple[Callable[..., Tensor], Tensor, 
         moved: Tensor = turn[step] @ z + reach[step] @ embed
         return moved
 
-    hidden = draw(steps, 4, seed=seed + 3)
+    hidden = draw(steps, 4, seed=seed + 3).clamp(-1, 1)  # within reach of a few Adam updates
     for step in range(steps):
         pivots[step + 1] = guided(pivots[step], hidden[step], step)
     return guided, pivots, torch.zeros(4)

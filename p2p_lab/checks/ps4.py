@@ -94,7 +94,7 @@ def _judge_loop(answer: Answer, seed: int, easy: bool) -> str:
 def _judge_null_text(answer: Answer, seed: int, easy: bool) -> str:
     for n, steps in enumerate([2] if easy else [4, 6]):
         guided, pivots, start = guided_world(seed + n, steps)
-        value = call(answer, guided, pivots, start, 25, 0.1)
+        value = call(answer, guided, pivots, start, 60, 0.1)
         embeds = tensor(value, (steps, *start.shape), "(T, D)").to(start.dtype)
         untuned = followed(guided, pivots, start.expand(steps, -1))
         tuned = followed(guided, pivots, embeds)
