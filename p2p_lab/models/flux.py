@@ -21,7 +21,7 @@ from p2p_lab.models.t5 import t5_states
 from p2p_lab.models.vocabulary import warn_of_unknown_words
 from p2p_lab.tokens import Prompt
 
-_TOKENS = 512  # of the T5, as the pipeline pads it
+_TOKENS = {True: 512, False: 256}  # of the T5: Flux-dev (distilled guidance) and Flux-schnell
 _LATENTS = 128  # the pipeline's usual height and width in latents
 
 
@@ -125,7 +125,7 @@ def open_flux(folder: Folder) -> Flux:
         module=module,
         vae=vae,
         text_encoder=folder.network("text_encoder_2", T5EncoderModel),
-        tokenizer=folder.tokenizer("tokenizer_2", T5TokenizerFast, _TOKENS),
+        tokenizer=folder.tokenizer("tokenizer_2", T5TokenizerFast, _TOKENS[distilled]),
         clip=folder.network("text_encoder", CLIPTextModel),
         clip_tokenizer=folder.tokenizer("tokenizer", CLIPTokenizerFast),
         scheduler_config={**folder.scheduler(), "patch": PATCH, "even": True},
