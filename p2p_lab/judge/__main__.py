@@ -1,4 +1,4 @@
-"""`python -m p2p_lab.judge --minutes 12 --out runs/judge --save p2p_lab/weights/judge-v1`."""
+"""`python -m p2p_lab.judge --pictures 140000 --save p2p_lab/weights/judge-v2`."""
 
 from __future__ import annotations
 
