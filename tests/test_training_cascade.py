@@ -370,7 +370,8 @@ def test_a_trained_cascade_is_edited_at_its_base_and_enlarged_afterwards(exporte
     assert not torch.equal(changed.pixels, source.pixels)
     assert not torch.equal(changed.pixels, free.pixels)
     assert 0 < source.map("cat").min() <= source.map("cat").max() < 1
-    stage_two = larger.on(changed, seed=3, noise_level=100)
+    stage_two = larger.on(changed, seed=3)
+    assert stage_two.noise_level == larger.card.raw["noise_level"] == 100
     large = p2p_lab.generate(stage_two, "a dog in a field", seed=3, steps=4)
     assert large.pixels.shape == (3, 32, 32)
     other = p2p_lab.generate(larger.on(source, seed=3, noise_level=100), "a dog in a field", seed=3)

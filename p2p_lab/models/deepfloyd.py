@@ -143,7 +143,8 @@ class DeepFloydUpscaler(DeepFloyd):
             picture: A run of the base stage, or pixels (3, H, W) in [0, 1].
             seed: The seed that `generate` is called with; its second draw is the small picture's
                 noise, as in the pipeline.
-            noise_level: How much noise to put on it; None keeps 250, the pipeline's own.
+            noise_level: How much noise to put on it; None keeps its card's, or
+                250, the pipeline's own.
         """
         from diffusers import DDPMScheduler
 
@@ -212,4 +213,5 @@ def open_deepfloyd(folder: Folder) -> DeepFloyd:
         return DeepFloyd(**common, defaults=folder.defaults(side, side, 100, 7.0))
     noising = read_json(folder.path / "image_noising_scheduler" / "scheduler_config.json")
     usual = folder.defaults(side, side, 50, 4.0)
-    return DeepFloydUpscaler(**common, defaults=usual, noising_config=noising)
+    level = int(folder.card.raw.get("noise_level", 250))
+    return DeepFloydUpscaler(**common, defaults=usual, noising_config=noising, noise_level=level)
