@@ -496,9 +496,10 @@ def test_a_source_that_the_model_cannot_draw_is_said_once_and_left_out(
     tmp_path: Path, whole: Bench, cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "DRAWS", 1)
+    monkeypatch.setattr(type(whole.judge), "holds", lambda *_, **__: False)
     bench = replace(whole, records=Records(tmp_path))
     for _ in range(2):
-        bench.run(cases[:1])  # two steps draw nothing that the judge could read
+        bench.run(cases[:1])
     bench.calls.remove()
     assert [row["method"] for row in bench.records.rows()] == [NO_SOURCE]
     assert len(read_rows(tmp_path / "rows-0.jsonl")) == 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -398,8 +398,7 @@ def plans(draw: st.DrawFn) -> EditPlan:
         return planned(draw(st.permutations(edits)), source, target, draw(st.integers(1, 12)))
     except AlignmentError as error:
         assert "share no word" in str(error)
-        assume(False)
-        raise
+        return planned([], source, source, draw(st.integers(1, 12)))
 
 
 @LAWS
