@@ -48,8 +48,8 @@ lab: setup ## open the lessons in JupyterLab
 	$(BIN)/python -m p2p_lab lab
 
 demo: setup ## edit a picture of the bundled model and write it to OUT
-	$(BIN)/python -m p2p_lab edit "a red apple on a beach" "a lemon on a beach" --seed 1 \
-	  --figure '$(OUT)' --force
+	$(BIN)/python -m p2p_lab edit "a cat next to a house in a snowy field" \
+	  "a dog next to a house in a snowy field" --seed 1 --figure '$(OUT)' --force
 
 lint: setup ## ruff and mypy, nothing run
 	$(BIN)/ruff check .
