@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from p2p_lab.figures._style import CMAP, NORMAL, Drawn, axes_or_new, describe, say
 
@@ -90,6 +91,9 @@ def show_cost(
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(cost)
     axes.set_ylabel(quality)
     told = "; ".join(f"{name} {y:.1f} at {x:.3g}" for name, (x, y) in points.items())
