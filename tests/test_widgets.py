@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
+from p2p_lab.models import ModelCard
 from p2p_lab.sampling import Cancelled, Run, edit, generate
 from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel, Recipe
 from p2p_lab.widgets import edit_panel as edit_panel_room
@@ -211,11 +212,23 @@ def test_a_wrong_prompt_is_told_in_the_status_line_and_the_panel_goes_on(
 
 def test_a_local_edit_without_words_is_told_so(panel: EditPanel) -> None:
     from_browser(panel.fields["blend"], value=True)
-    assert "name source_words" in panel.status.value
+    assert "Name the words whose place may change" in panel.status.value
     from_browser(panel.fields["blend_source"], value="bird")
     assert "Its words are" in panel.status.value
     from_browser(panel.fields["blend"], value=False)
     assert "p2p-error" not in panel.status.value
+
+
+def test_words_that_the_model_does_not_know_are_named_in_the_status_line_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    card = ModelCard(frozenset({"a", "cat", "dog", "on", "grass"}))
+    monkeypatch.setattr(run.model, "card", card)
+    panel = EditPanel(source=run, target=TARGET, threaded=False)
+    assert "not trained" not in panel.status.value
+    from_browser(panel.fields["target"], value="a dig on grass")
+    assert "not trained on &#x27;dig&#x27;" in panel.status.value and "dog" in panel.status.value
+    assert not [one for one in recwarn if "not trained" in str(one.message)]
 
 
 def test_an_unforeseen_error_shows_its_name(
@@ -530,8 +543,10 @@ def test_self_attention_has_a_map_for_every_place(run: Run) -> None:
     assert explorer.view.maps.shape == (len(probs), *run.attention.sites[site].size)
     assert list(explorer._shown.widget.labels) == []
     assert np.allclose(explorer.view.maps[7].reshape(-1), probs[7].numpy())
+    explorer._shown.pin(3)
     explorer.fields["kind"].value = "cross"
     assert explorer.view.labels == ("a", "cat", "on", "grass")
+    assert explorer.pinned == ""  # the fourth place is not the fourth word
 
 
 def test_true_masks_bring_scores_and_outlines(run: Run) -> None:
@@ -617,8 +632,9 @@ def png(image: Image.Image) -> bytes:
 def upload(control: Any, content: bytes) -> None:
     """Choose a file, in the form of the ipywidgets that is installed."""
     about = {"name": "x.png", "type": "image/png", "size": len(content)}
-    if isinstance(control.value, dict):  # ipywidgets 7
-        control.value = {"x.png": {"metadata": about, "content": content}}
+    if isinstance(control.value, dict):  # ipywidgets 7: names, contents, and a count that rises
+        sent = {"metadata": [about], "data": [memoryview(content)]}
+        control.set_state({**sent, "_counter": control._counter + 1})
     else:
         now = datetime.now(timezone.utc)
         control.value = ({**about, "content": content, "last_modified": now},)
@@ -642,6 +658,43 @@ def test_a_picture_that_is_uploaded_is_inverted_and_can_be_edited(sd32: Any, run
     assert "negative-prompt" in panel._table.value
     edited = EditPanel(source=panel.run, target=TARGET, threaded=False)
     assert edited.recipe.seed is None and "# source" in edited.code()
+
+
+def test_the_reconstruction_is_seen_while_it_is_made(sd32: Any, run: Run) -> None:
+    panel = InversionPanel(sd32, run.image, SOURCE, steps=3, threaded=False)
+    seen: list[str] = []
+    panel._pictures[1].observe(lambda change: seen.append(change["new"]), "value")
+    panel.invert_button.click()
+    so_far = [value for value in seen if "What is there so far" in value]
+    assert so_far and all("data:image/png" in value for value in so_far)
+    assert "Reconstruction" in seen[-1] and "dB" in seen[-1]
+
+
+def test_an_inversion_is_edited_in_the_panel_below(sd32: Any, run: Run) -> None:
+    panel = InversionPanel(sd32, steps=3, threaded=False)
+    assert panel.edit_button.disabled and panel.editor is None
+    upload(panel.fields["upload"], png(run.image))
+    panel.fields["text"].value = SOURCE
+    panel.invert_button.click()
+    panel.edit_button.click()
+    first = panel.editor
+    assert first is not None and first.run is panel.run and panel._below.children == (first.box,)
+    from_browser(first.fields["target"], value=TARGET)
+    panel.fields["method"].value = "negative-prompt"
+    panel.invert_button.click()
+    panel.edit_button.click()
+    assert panel.editor is not first and panel.editor.run is panel.run
+    assert panel.editor.edited.prompt.text == TARGET  # the same edit, of the other inversion
+    upload(panel.fields["upload"], png(run.image.resize((40, 40))))
+    assert panel.editor is None and panel._below.children == () and panel.edit_button.disabled
+
+
+def test_a_picture_that_is_dropped_is_taken_like_one_that_is_chosen(sd32: Any, run: Run) -> None:
+    panel = InversionPanel(sd32, steps=3, threaded=False)
+    from_browser(panel._drop[0], content=memoryview(png(run.image)))
+    assert "press Invert" in panel.status.value and panel.photo is not None
+    from_browser(panel._drop[0], content=memoryview(b"no picture"))
+    assert "p2p-error" in panel.status.value and panel.photo is not None
 
 
 def test_a_file_that_is_no_picture_is_told(sd32: Any) -> None:

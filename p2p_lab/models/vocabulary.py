@@ -24,14 +24,20 @@ def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
 
 def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> None:
     """Warn of words that the model was not trained on, and name the nearest known ones."""
+    said = about_unknown_words(prompt, vocabulary, name)
+    if said:
+        warnings.warn(said, stacklevel=4)
+
+
+def about_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> str:
+    """Return the sentence that names a prompt's unknown words and what is near; "" for none."""
     unknown = unknown_words(prompt, vocabulary)
     if not unknown:
-        return
+        return ""
     hints = "; ".join(_hint(word, sorted(vocabulary)) for word in unknown)
-    warnings.warn(
+    return (
         f"{name} was not trained on {', '.join(map(repr, unknown))}, so the picture may ignore "
-        f"{'it' if len(unknown) == 1 else 'them'} ({hints}).",
-        stacklevel=4,
+        f"{'it' if len(unknown) == 1 else 'them'} ({hints})."
     )
 
 

@@ -1,6 +1,6 @@
-"""The two parts of panels that live in the browser: the word map and the code box.
+"""The parts of panels that live in the browser: word map, code box, drop box and the keys.
 
-Both are anywidget modules with inline JavaScript. Python sends data once; hovering, blending and
+They are anywidget modules with inline JavaScript. Python sends data once; hovering, blending and
 copying happen in the browser, without a round trip. Texts enter the page as text, never as HTML.
 """
 
@@ -64,6 +64,29 @@ class CodeBox(Base):  # type: ignore[misc]
 
     _esm = (_HERE / "code_box.js").read_text(encoding="utf-8")
     value = traitlets.Unicode().tag(sync=True)
+
+
+class DropBox(Base):  # type: ignore[misc]
+    """Take a file that is dropped on it; `content` holds its bytes."""
+
+    _esm = (_HERE / "drop_box.js").read_text(encoding="utf-8")
+    content = traitlets.Bytes().tag(sync=True, from_json=lambda sent, _: bytes(sent))
+
+
+class KeyGuard(Base):  # type: ignore[misc]
+    """Keep the plain keys that are pressed in a panel from the notebook's shortcuts."""
+
+    _esm = (_HERE / "keys.js").read_text(encoding="utf-8")
+
+
+def key_guard() -> list[Any]:
+    """Return the invisible part that guards a panel's keys; nothing without anywidget."""
+    return [] if anywidget is None else [KeyGuard(layout=widgets.Layout(display="none"))]
+
+
+def drop_box() -> list[Any]:
+    """Return a place to drop a file on; nothing without anywidget."""
+    return [] if anywidget is None else [DropBox(layout=widgets.Layout(width="auto", margin="0"))]
 
 
 def code_box() -> Any:

@@ -67,10 +67,16 @@ class EditControls:
         """Return what the controls are set to.
 
         Raises:
-            ValueError: the target is no prompt that the model can read.
+            ValueError: the target is no prompt that the model can read, or a local edit is
+                asked for without a word.
         """
         value = {name: field.value for name, field in self.fields.items()}
         blend = (value["blend_source"], value["blend_target"] or value["blend_source"])
+        if value["blend"] and not any(blend):
+            raise ValueError(
+                "Name the words whose place may change, in the two fields below the box: "
+                "those of the source, and those of the edit where they differ."
+            )
         scales = [
             (word, n, round(self.faders[label].value, 4))
             for label, word, n in words_of(self.model, value["target"])

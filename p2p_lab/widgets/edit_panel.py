@@ -16,6 +16,7 @@ from p2p_lab.edits import Edit, default_edits
 from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Denoiser, load
+from p2p_lab.models.vocabulary import about_unknown_words
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import code_box
@@ -223,10 +224,13 @@ class EditPanel(Panel):
         self.say(self._why())
 
     def _why(self) -> str:
-        """Say which alignment was used and why."""
-        if self.recipe.method != "auto":
-            return f"Done with {self.recipe.method}."
-        return default_edits(self.run.prompt, self.edited.prompt)[1]
+        """Say which alignment was used and why, and which words the model does not know."""
+        source, target = self.run.prompt, self.edited.prompt
+        auto = self.recipe.method == "auto"
+        why = default_edits(source, target)[1] if auto else f"Done with {self.recipe.method}."
+        known = self.model.card.vocabulary
+        said = [about_unknown_words(one, known, self.model.name) for one in (source, target)]
+        return " ".join(filter(None, dict.fromkeys([why, *said])))
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""

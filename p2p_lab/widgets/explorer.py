@@ -73,7 +73,7 @@ class AttentionExplorer(Panel):
             "which": _choice("Maps", [("after the edit", "edited"), ("before it", "original")]),
             "look": _choice("Show as", [("light", "light"), ("heat", "heat")]),
             "shared": widgets.Checkbox(
-                value=False, description="one scale for all words", indent=False,
+                value=False, description="one scale for all", indent=False,
                 layout=widgets.Layout(width="auto"),
             ),
         }  # fmt: skip

@@ -14,21 +14,23 @@ from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.inversion import METHODS, Method, invert, load_image
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Denoiser, load
+from p2p_lab.models.vocabulary import about_unknown_words
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
+from p2p_lab.widgets.browser import drop_box
+from p2p_lab.widgets.edit_panel import EditPanel
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.worker import Ticket
 
 
 class InversionPanel(Panel):
-    """Bring a real picture in, and compare the ways to do it.
+    """Bring a real picture in, compare the ways to do it, and edit it in a panel below.
 
-    `run` is the newest inversion: look at it with `AttentionExplorer(panel.run)`, edit it with
-    `EditPanel(source=panel.run)`.
+    `run` is the newest inversion: look at it with `AttentionExplorer(panel.run)`.
 
     Args:
         model: A denoiser; None takes the best bundled one.
-        image: A path, bytes, a PIL image or an array; None waits for an upload.
+        image: A path, bytes, a PIL image or an array; None waits for one to be chosen or dropped.
         text: What the picture shows: the source prompt.
         method: The method that is chosen at first.
         steps: Number of steps; None takes the model's.
@@ -41,6 +43,7 @@ class InversionPanel(Panel):
         photo: the picture at the model's size, None before the first.
         table: method, reconstruction in dB and seconds of each inversion of this picture.
         fields: the controls by name: upload, text, method.
+        editor: the edit panel of the newest inversion that was opened, None before that.
 
     Raises:
         ValueError: the picture that is given cannot be inverted; later ones say why.
@@ -62,6 +65,7 @@ class InversionPanel(Panel):
         self.run: Run | None = None
         self.photo: Image.Image | None = None
         self.table: list[tuple[str, float, float]] = []
+        self.editor: EditPanel | None = None
         self._image = image
         self._settings: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale}
         self._controls(text, method)
@@ -78,26 +82,33 @@ class InversionPanel(Panel):
                 description="Choose a picture",
                 layout=widgets.Layout(width="auto"),
             ),
-            "text": style.text("It shows", text),
+            "text": style.text("It shows", text, flex="1 1 14em"),
             "method": widgets.Dropdown(
                 options=list(METHODS),
                 value=method,
                 description="Method",
                 style={"description_width": "4.5em"},
-                layout=widgets.Layout(width="17em"),
+                layout=widgets.Layout(width="15em"),
             ),
         }
         self.fields["upload"].observe(self._uploaded, "value")
         self.invert_button = style.button("Invert", "Find the run that draws this picture",
                                           icon="play", kind="primary")  # fmt: skip
         self.invert_button.on_click(lambda _: self.refresh())
+        self.edit_button = style.button("Edit it", "Open the edit panel on the newest inversion",
+                                        icon="pencil")  # fmt: skip
+        self.edit_button.on_click(lambda _: self.open_editor())
+        self._drop = drop_box()
+        for box in self._drop:
+            box.observe(lambda change: self._take(bytes(change["new"])), "content")
+        self._below = style.column()
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
         self._table = widgets.HTML()
 
     def _lay_out(self) -> None:
         fields = self.fields
         self.show(
-            style.row(fields["upload"], fields["text"], fields["method"]),
+            style.row(fields["upload"], *self._drop, fields["text"], fields["method"]),
             style.row(
                 *self._pictures,
                 style.column(
@@ -105,7 +116,8 @@ class InversionPanel(Panel):
                 ),
                 align_items="flex-start",
             ),
-            self.footer(self.invert_button),
+            self.footer(self.invert_button, self.edit_button),
+            self._below,
         )
 
     def refresh(self) -> None:
@@ -114,8 +126,25 @@ class InversionPanel(Panel):
 
         def job(ticket: Ticket) -> None:
             self._paint(old=True)
-            on_step = self.report(ticket, f"Inverting by {method}")
+            on_step = self.report(ticket, f"Inverting by {method}", draw=self._paint_preview)
             self._invert(text, method, ticket, on_step=on_step, cancel=ticket)
+
+        self.request(job)
+
+    def open_editor(self) -> None:
+        """Open an edit panel on the newest inversion, with the target of the one before it."""
+
+        def job(ticket: Ticket) -> None:
+            if self.run is None:
+                raise ValueError("There is nothing to edit yet. Press Invert first.")
+            self.say("Opening the edit panel …")
+            before = self.editor
+            same = before is not None and before.run.prompt.text == self.run.prompt.text
+            target = before.edited.prompt.text if before is not None and same else None
+            editor = EditPanel(source=self.run, target=target, threaded=self.worker.threaded)
+            if ticket.newest:
+                self.editor, self._below.children = editor, (editor.box,)
+                self.say(f"Below is the edit panel on the inversion by {self.table[-1][0]}.")
 
         self.request(job)
 
@@ -136,16 +165,22 @@ class InversionPanel(Panel):
             self.run, self.photo = run, photo
             self.table.append((method, psnr(photo, run.image), seconds))
             self._paint()
-            self.say(run.note)
+            said = about_unknown_words(run.prompt, self.model.card.vocabulary, self.model.name)
+            self.say(" ".join(filter(None, [run.note, said])))
 
     def _uploaded(self, change: Any) -> None:
         content = uploaded(self.fields["upload"].value)
-        if content is None:
-            return
+        if content is not None:
+            self._take(content)
+
+    def _take(self, content: bytes) -> None:
+        """Show a picture that was chosen or dropped; what belonged to the one before goes."""
         with self.handling():
             usual = self.model.defaults
             photo = load_image(content, (usual.height, usual.width))
+            self.request(lambda _: None)  # what runs for the picture before is not shown any more
             self._image, self.photo, self.run, self.table = content, photo, None, []
+            self.editor, self._below.children = None, ()
             self._paint()
             self.say("Say what the picture shows, then press Invert.")
 
@@ -161,6 +196,7 @@ class InversionPanel(Panel):
             "" if self.photo is None else f"{self.photo.width}×{self.photo.height}",
         )
         run = self.run
+        self.edit_button.disabled = old or run is None
         self._pictures[1].value = style.figure_html(
             None if run is None else run.image,
             "Reconstruction" if run is not None else "not inverted yet",
@@ -169,6 +205,11 @@ class InversionPanel(Panel):
             old=old,
         )
         self._table.value = table_html(self.table)
+
+    def _paint_preview(self, picture: Image.Image) -> None:
+        self._pictures[1].value = style.figure_html(
+            picture, "What is there so far", "so far", "what the denoiser takes it to be now"
+        )
 
     def figure(self) -> LabFigure:
         """Return picture and reconstruction side by side.

@@ -7,6 +7,8 @@ text in one bundle, so that it is still there on GitHub and without a kernel.
 from __future__ import annotations
 
 import contextlib
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +17,11 @@ import ipywidgets as widgets
 from p2p_lab.figures import LabFigure, to_png
 from p2p_lab.sampling import Cancelled
 from p2p_lab.widgets import style
+from p2p_lab.widgets.browser import key_guard
 from p2p_lab.widgets.worker import Ticket, Worker, in_kernel
 
 VIEW = "application/vnd.jupyter.widget-view+json"
+PREVIEW_SECONDS = 0.25  # between two pictures of what is there so far
 
 
 class Panel:
@@ -32,6 +36,7 @@ class Panel:
     """
 
     def __init__(self, *, threaded: bool | None = None) -> None:
+        _leave_words_to_the_status_line()
         self.worker = Worker(threaded=in_kernel() if threaded is None else threaded)
         self.status = widgets.HTML(style.status_html(""), layout=widgets.Layout(flex="1 1 auto"))
         self.progress = widgets.IntProgress(
@@ -44,7 +49,7 @@ class Panel:
 
     def show(self, *children: Any) -> None:
         """Put the children in the panel's box."""
-        self.box.children = (style.style_sheet(), *children)
+        self.box.children = (style.style_sheet(), *key_guard(), *children)
         self.box.add_class("p2p")
 
     def footer(self, *buttons: Any) -> Any:
@@ -74,13 +79,27 @@ class Panel:
         """Wait until the panel has nothing to do; return whether that was so in time (seconds)."""
         return self.worker.wait(timeout)
 
-    def report(self, ticket: Ticket, what: str) -> Callable[..., None]:
-        """Return an `on_step` that moves the progress bar."""
+    def report(
+        self, ticket: Ticket, what: str, *, draw: Callable[[Any], None] | None = None
+    ) -> Callable[..., None]:
+        """Return an `on_step` that moves the progress bar, and draws what is there so far.
+
+        Args:
+            ticket: the request that is reported.
+            what: what it does.
+            draw: takes the picture so far, a few times a second; None draws nothing.
+        """
+        drawn = float("-inf")
 
         def on_step(step: int, total: int, preview: Callable[[], Any]) -> None:
-            if ticket.newest:
-                self.progress.max, self.progress.value = total, step + 1
-                self.say(f"{what}: step {step + 1} of {total}")
+            nonlocal drawn
+            if not ticket.newest:
+                return
+            self.progress.max, self.progress.value = total, step + 1
+            self.say(f"{what}: step {step + 1} of {total}")
+            if draw is not None and time.monotonic() - drawn > PREVIEW_SECONDS:
+                draw(preview())
+                drawn = time.monotonic()
 
         return on_step
 
@@ -131,6 +150,11 @@ class Panel:
         if model_id:
             data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
         return data, about
+
+
+def _leave_words_to_the_status_line() -> None:
+    """Keep the warning of unknown words, which a panel says itself, from the cell's output."""
+    warnings.filterwarnings("ignore", ".* was not trained on ", module=r"p2p_lab\.widgets\.")
 
 
 def explain(error: BaseException) -> str:

@@ -97,6 +97,8 @@ class HoverView:
     def show(self, view: MapView) -> None:
         """Send the maps, once."""
         with self.widget.hold_sync():
+            if bool(view.labels) != bool(self.widget.labels):  # a word is kept, not its number
+                self.widget.pinned = -1
             self.widget.labels = list(view.labels)
             self.widget.rows, self.widget.columns = view.maps.shape[1:]
             self.widget.maps, self.widget.peaks = view.to_bytes(), view.peaks

@@ -151,7 +151,8 @@ function render({ model, el }) {
       top.textContent = ceiling(index).toFixed(ceiling(index) < 0.1 ? 3 : 2);
     } else {
       read.textContent = positions()
-        ? "Point at a place in the picture to see where it looks; arrow keys move the place."
+        ? "Point at a place in the picture to see where it looks, or move it by the arrow keys. " +
+          "Click or Enter keeps it."
         : "Point at a word, or reach it with Tab, to see where the picture looks for it. " +
           "Click keeps it.";
     }
@@ -206,9 +207,14 @@ function render({ model, el }) {
   const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   function move(event) {
     const step = STEPS[event.key];
-    if (!positions() || !step) return;
+    const keeps = event.key === "Enter" || event.key === " ";
+    if (!positions() || !(step || keeps)) return;
     event.preventDefault();
     event.stopPropagation();
+    if (keeps) {
+      if (shown() >= 0) pin(shown());
+      return;
+    }
     const rows = model.get("rows");
     const columns = model.get("columns");
     const now = Math.max(shown(), 0);
@@ -221,6 +227,7 @@ function render({ model, el }) {
   canvas.addEventListener("mouseleave", () => positions() && hover(-1));
   canvas.addEventListener("click", (event) => positions() && pin(cellAt(event)));
   canvas.addEventListener("keydown", move);
+  canvas.addEventListener("blur", () => positions() && hover(-1));
 
   const reload = () => { loadWords(); draw(); };
   const later = () => queueMicrotask(reload); // several traits of one update come one by one
