@@ -48,7 +48,7 @@ def test_reference_blank_and_wrong_answers_earn_what_they_should(kit: Course, na
     done = kit.grade(name)
     assert done.returncode == 0, done.stderr[-3000:]
     each = kit.seconds[name] / len(handed)
-    print(f"\n{name}: {each:.1f} s a submission, {CLASS * each / 60:.1f} min for {CLASS}")
+    print(f"\n{name}: {each:.1f} CPU s a submission, {CLASS * each / 60:.1f} min for {CLASS}")
     assert CLASS * each < LIMIT_MINUTES * 60
 
     assert lost(kit.points(name, "reference"), full(name)) == set()
