@@ -12,19 +12,9 @@ from benchmarks.editing.kinds import KINDS
 from benchmarks.editing.methods import STRENGTHS, Settings
 from benchmarks.editing.running import ATTENTION, FADED, RE_PROMPT, WORDED, Chosen, tuned
 from benchmarks.editing.scores import interval, mean
+from benchmarks.editing.table import NUMBERS
 from benchmarks.records import Row
 
-NUMBERS = (
-    "success",
-    "kept",
-    "both",
-    "background_psnr",
-    "background_ssim",
-    "background_mse",
-    "structure",
-    "seconds",
-    "calls",
-)
 MAIN = "p2p + blend"  # the package's defaults, with a local blend where it applies
 By = Mapping[tuple[int, str], Row]
 

@@ -11,7 +11,7 @@ from benchmarks.records import Row
 
 TEXTS = ("source", "target")  # said once a case, to keep the file small
 FIRST = ("case", "scene", "noise", "kind", "origin", "half", "local", "family", "method")
-SCORES = (
+NUMBERS = (
     "success",
     "kept",
     "both",
@@ -21,6 +21,9 @@ SCORES = (
     "structure",
     "seconds",
     "calls",
+)
+SCORES = (
+    *NUMBERS,
     "correlation",
     "positions",
     "amounts",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from p2p_lab.training.cascade_build import CascadeParts
 from p2p_lab.training.config import CascadeConfig
-from p2p_lab.training.export import known_words, write_card, write_words
+from p2p_lab.training.export import draft_of, known_words, write_card, write_words
 from p2p_lab.training.preview import PROMPTS, to_grid
 
 SUPER = "super"  # subfolder of the later stage
@@ -117,12 +116,7 @@ def save_cascade(
     Raises:
         FileExistsError: when the folder is there already.
     """
-    if folder.exists():
-        raise FileExistsError(
-            f"{folder} exists and a published version never changes; choose the next number."
-        )
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = draft_of(folder)
     for stage, pipeline, place in (
         (SUPER, assemble_super(parts), draft / SUPER),
         ("base", assemble_base(parts), draft),

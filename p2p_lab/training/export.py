@@ -36,17 +36,27 @@ def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any])
     Raises:
         FileExistsError: when the folder is there already.
     """
+    draft = draft_of(folder)
+    pipeline = assemble(parts).to(dtype=torch.float16)
+    pipeline.save_pretrained(draft, safe_serialization=True)
+    write_words(draft, known_words(config))
+    write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
+    os.replace(draft, folder)
+
+
+def draft_of(folder: Path) -> Path:
+    """Return where to write a version before it is moved to `folder` in one step.
+
+    Raises:
+        FileExistsError: when the folder is there already.
+    """
     if folder.exists():
         raise FileExistsError(
             f"{folder} exists and a published version never changes; choose the next number."
         )
     draft = folder.with_name(folder.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
-    pipeline = assemble(parts).to(dtype=torch.float16)
-    pipeline.save_pretrained(draft, safe_serialization=True)
-    write_words(draft, known_words(config))
-    write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
-    os.replace(draft, folder)
+    return draft
 
 
 def write_words(folder: Path, words: list[str]) -> None:
