@@ -32,6 +32,7 @@ from p2p_lab.attention import (
     nearest_size,
     taped_sites,
 )
+from p2p_lab.attention.tape import Entry
 from p2p_lab.edits import BlendPlan, EditPlan
 from p2p_lab.tokens import Prompt
 from tests import families
@@ -449,6 +450,29 @@ def test_a_tape_takes_exactly_the_memory_that_was_estimated(family: Family) -> N
             family.call(families.text())
     assert tape.nbytes == AttentionTape.estimate(sites, STEPS, torch.float64, TEXT)
     assert len(tape.entries) == STEPS * len(sites)
+
+
+def test_a_tape_is_kept_at_home_and_read_where_it_is_needed(family: Family) -> None:
+    meta, here = torch.device("meta"), torch.device("cpu")
+    sites = sites_of(family)
+    asked: list[torch.device | None] = []
+
+    class Asking(AttentionTape):
+        def get(self, step: int, site: Site, device: torch.device | None = None) -> Entry:
+            asked.append(device)
+            return super().get(step, site, device)
+
+    away, near = AttentionTape("m", sites, STEPS, home=meta), Asking("m", sites, STEPS)
+    run(family, Controller(sites, Rows(source=slice(0, 1)), keep=[away]))
+    run(family, Controller(sites, Rows(source=slice(0, 1)), keep=[near]))
+    run(family, Controller(sites, Rows(target=slice(0, 1)), plan=mixed_plan(), tapes=[near]))
+    assert asked and set(asked) == {here}
+    for tape, device, place in ((away, None, meta), (near, None, here), (near, meta, meta)):
+        for step, name in tape.entries:
+            entry = tape.get(step, sites[name], device)
+            assert isinstance(entry, Scores)
+            for part in (entry.query, entry.key, entry.mask):
+                assert part is None or part.device == place
 
 
 def test_a_tape_leaves_large_self_attention_out(sd: Family) -> None:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from p2p_lab.attention import find_sites
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, compile_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import (
@@ -437,6 +439,31 @@ def test_a_tape_over_budget_gives_way_to_the_joint_run_and_says_so_once(sd: Deno
     assert near(
         edit(run, DOG, SWAP).pixels, edit(generate(sd, CAT, seed=3, steps=3), DOG, SWAP).pixels
     )
+
+
+def test_a_tape_that_an_accelerator_cannot_hold_is_kept_in_the_hosts_memory(
+    sd: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, host = torch.device("meta"), torch.device("cpu")
+    model: Any = SimpleNamespace(
+        device=elsewhere, dtype=torch.float16, name="m", prompt=lambda _: range(16)
+    )
+    sites = find_sites(sd.module, (8, 8))
+    need = memory_module.tape_size(model, sites, 3)
+    room = {elsewhere: 4 * need, host: 4 * need}
+    monkeypatch.setattr(memory_module, "free_memory", room.__getitem__)
+
+    def homes(**budget: Any) -> list[torch.device | None]:
+        return [tape.home for tape in memory_module.new_tapes(model, sites, 3, **budget)]
+
+    assert homes() == [elsewhere] and homes(budget=need) == [elsewhere]
+    room[elsewhere] = 0
+    assert homes() == [host] and homes(budget=need) == [host]
+    room[host] = 0
+    assert homes(budget=need) == [host]
+    memory_module._said.clear()
+    with pytest.warns(UserWarning, match="none is kept"):
+        assert homes() == []
 
 
 def test_a_tape_without_large_self_maps_is_used_until_they_are_asked_for(

@@ -19,11 +19,12 @@ from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.mixing import check_length, injects, mix_site, mix_values, mixes
 from p2p_lab.attention.moving import move_source
 from p2p_lab.attention.records import RunningMaps
+from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sharing import share_image, shares
 from p2p_lab.attention.sites import Site
 from p2p_lab.attention.state import ControllerState, Rows
 from p2p_lab.attention.store import AttentionStore
-from p2p_lab.attention.tap import Call, Scores
+from p2p_lab.attention.tap import Call
 from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join, one
 from p2p_lab.edits import EditPlan, mix_cross
 from p2p_lab.tokens import Prompt
@@ -178,9 +179,8 @@ class Controller:
         return mask.to(latents.dtype)
 
     def _records(self, site: Site) -> bool:
-        if not site.has_text:
-            return False
-        return (self.record and site.pixels <= self.map_pixels) or site.name in self._blend_names
+        shown = self.record and site.pixels <= self.map_pixels
+        return site.has_text and (shown or site.name in self._blend_names)
 
     def _records_self(self, site: Site) -> bool:
         wanted = self.record_self and self.rows.target is None
@@ -215,7 +215,7 @@ class Controller:
             return None
         if self.rows.source is not None:
             return call.scores(self.rows.source, queries)
-        return join([tape.get(self.step, site) for tape in self.tapes])
+        return join([tape.get(self.step, site, call.query.device) for tape in self.tapes])
 
     def _needs_source(self, site: Site) -> bool:
         plan = self.plan

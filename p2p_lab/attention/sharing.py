@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.tap import Call, Scores
+from p2p_lab.attention.tap import Call
 from p2p_lab.attention.tape import Entry
 from p2p_lab.edits import EditPlan
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sites import Site, UnsupportedAttention
 
 
@@ -88,36 +89,6 @@ class Call:
         scale = self.options.get("scale")
         scale = 1 / math.sqrt(self.query.shape[-1]) if scale is None else scale
         return Scores(self.query[rows, :, queries], self.key[rows], mask, scale)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Hold queries and keys: a softmax that has not been computed yet.
-
-    Queries and keys take less memory than the probabilities they make, so this is also what the
-    tape keeps.
-
-    Attributes:
-        query: (B, heads, Q, d).
-        key: (B, heads, K, d).
-        mask: Additive or boolean mask that broadcasts to (B, heads, Q, K), or None.
-        scale: Usually 1/√d.
-    """
-
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scale: float
-
-    def probs(self) -> Tensor:
-        """Compute softmax(scale · q kᵀ + mask), (B, heads, Q, K), in float32 or wider."""
-        wide = torch.promote_types(self.query.dtype, torch.float32)
-        scores = (self.query.to(wide) * self.scale) @ self.key.to(wide).transpose(-1, -2)
-        if self.mask is not None and self.mask.dtype == torch.bool:
-            scores = scores.masked_fill(~self.mask, float("-inf"))
-        elif self.mask is not None:
-            scores = scores + self.mask.to(wide)
-        return scores.softmax(dim=-1)
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> Tensor:

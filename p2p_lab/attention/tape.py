@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.tap import Scores
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Fixed:
         """Return the probabilities, (B, heads, Q, K), in float32 or wider."""
         return self.values.to(torch.promote_types(self.values.dtype, torch.float32))
 
+    def to(self, device: torch.device) -> Fixed:
+        """Return the same on a device."""
+        return Fixed(self.values.to(device))
+
 
 Entry = Scores | Fixed
 
@@ -43,12 +47,14 @@ class AttentionTape:
         model: Name of the model that made it.
         sites: The sites kept, by name.
         steps: Number of steps T of the run.
+        home: Where entries are kept; None keeps them where they were computed.
         entries: By (step, site name), one picture each: queries and keys, or edited probabilities.
     """
 
     model: str
     sites: Mapping[str, Site]
     steps: int
+    home: torch.device | None = None
     entries: dict[tuple[int, str], Entry] = field(default_factory=dict, repr=False)
     _text_keys: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
 
@@ -58,24 +64,29 @@ class AttentionTape:
         Keys that come from the text alone are the same at every step and kept once.
         """
         if isinstance(entry, Fixed):
-            self.entries[step, site.name] = Fixed(_copy(entry.values))
+            self.entries[step, site.name] = Fixed(self._copy(entry.values))
             return
-        key, mask = entry.key, entry.mask
-        if site.kind == "cross":
-            if site.name not in self._text_keys:
-                self._text_keys[site.name] = (_copy(key), None if mask is None else mask.clone())
+        if site.kind != "cross":
+            key, mask = self._copy_keys(entry)
+        elif site.name in self._text_keys:
             key, mask = self._text_keys[site.name]
         else:
-            key, mask = _copy(key), None if mask is None else mask.clone()
-        self.entries[step, site.name] = Scores(_copy(entry.query), key, mask, entry.scale)
+            key, mask = self._text_keys[site.name] = self._copy_keys(entry)
+        self.entries[step, site.name] = Scores(self._copy(entry.query), key, mask, entry.scale)
 
-    def get(self, step: int, site: Site) -> Entry:
+    def get(self, step: int, site: Site, device: torch.device | None = None) -> Entry:
         """Return what was kept for a step and site.
+
+        Args:
+            step: Which step, 0 … T−1.
+            site: Which site.
+            device: Where it is needed; None leaves it where it is kept.
 
         Raises:
             KeyError: If this site was not kept at this step.
         """
-        return self.entries[step, site.name]
+        entry = self.entries[step, site.name]
+        return entry if device is None else entry.to(device)
 
     def probs(self, step: int, site: Site) -> Tensor:
         """Compute the source probabilities of a step and site, (heads, Q, K), float32 or wider."""
@@ -108,6 +119,13 @@ class AttentionTape:
             numbers += once + steps * each
         return numbers * torch.empty(0, dtype=dtype).element_size()
 
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """Copy home, as it lies, to memory of its own: a view would keep the whole batch alive."""
+        return tensor.detach().to(self.home or tensor.device, copy=True)
+
+    def _copy_keys(self, entry: Scores) -> tuple[Tensor, Tensor | None]:
+        return self._copy(entry.key), None if entry.mask is None else self._copy(entry.mask)
+
 
 def taped_sites(sites: Mapping[str, Site], self_pixels: int) -> dict[str, Site]:
     """Choose the sites that a tape keeps: all with text, self-attention up to `self_pixels`."""
@@ -138,8 +156,3 @@ def one(entry: Entry, picture: int) -> Entry:
         return Fixed(entry.values[row])
     mask = None if entry.mask is None else entry.mask[row]
     return Scores(entry.query[row], entry.key[row], mask, entry.scale)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """Copy to memory of its own, as it lies: a view would keep the whole batch alive."""
-    return tensor.detach().clone()

@@ -26,7 +26,7 @@ from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, Texts, Trajectory, Watch, walk
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.loop import CancelToken, OnStep, session
-from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.settings import Record, Settings, Size
 from p2p_lab.tokens import Prompt
 
@@ -251,9 +251,7 @@ class _Work:
     def _tapes(self, sites: dict[str, Site]) -> list[AttentionTape]:
         if self.settings.record != "tape":
             return []
-        steps = self.settings.steps
-        kept = choose_tape(self.model, sites, steps, budget=self.tape_budget)
-        return [AttentionTape(self.model.name, kept, steps)] if kept else []
+        return new_tapes(self.model, sites, self.settings.steps, budget=self.tape_budget)
 
     def _result(
         self, controller: Controller, path: Tensor, trajectory: Trajectory, pixels: Tensor

@@ -1,4 +1,4 @@
-"""How much memory a tape may take, known before it is taken."""
+"""How much memory a tape may take, and where it is kept, known before it is taken."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ LARGE, USUAL = 32 * 32, 16 * 16  # self-attention kept up to so many positions, 
 _said: set[str] = set()
 
 
-def choose_tape(
+def new_tapes(
     model: Denoiser,
     sites: Mapping[str, Site],
     steps: int,
     *,
     pictures: int = 1,
     budget: int | None = None,
-) -> dict[str, Site] | None:
-    """Choose the sites to tape so that the tapes fit in memory, or None if none fit.
+) -> list[AttentionTape]:
+    """Make empty tapes, one a picture, of as many sites as fit in memory; none if none fit.
+
+    They are kept where the model runs if they fit there, else in the host's memory, from which
+    an edit takes each step back when it needs it.
 
     Args:
         model: The denoiser.
@@ -33,19 +36,28 @@ def choose_tape(
         pictures: Number of tapes.
         budget: Bytes they may take together; None takes a quarter of the free memory.
     """
-    allowed = free_memory(model.device) * SHARE if budget is None else budget
-    size = 0
-    for limit in (LARGE, USUAL):
-        chosen = taped_sites(sites, limit)
-        size = tape_size(model, chosen, steps) * pictures
-        if size <= allowed:
-            return chosen
+    size, allowed = 0, 0.0
+    for home in dict.fromkeys((model.device, torch.device("cpu"))):
+        allowed = _allowed(home, budget)
+        for limit in (LARGE, USUAL):
+            chosen = taped_sites(sites, limit)
+            size = tape_size(model, chosen, steps) * pictures
+            if size <= allowed:
+                return [AttentionTape(model.name, chosen, steps, home) for _ in range(pictures)]
     _say_once(
         f"The tape of this run would take {size / 2**20:.0f} MiB and {allowed / 2**20:.0f} MiB are "
         "allowed, so none is kept: an edit runs the source again beside the target, with the same "
         "result at twice the cost. Take fewer steps or a smaller picture, or raise tape_budget."
     )
-    return None
+    return []
+
+
+def _allowed(home: torch.device, budget: int | None) -> float:
+    """Tell how many bytes tapes may take there; a budget leaves an accelerator's share as it is."""
+    if home.type == "cpu" and budget is not None:
+        return budget
+    share = free_memory(home) * SHARE
+    return share if budget is None else min(share, budget)
 
 
 def tape_size(model: Denoiser, sites: Mapping[str, Site], steps: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.loop import CancelToken, OnStep, Texts, Watch, bar, session, walk
-from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.runs import Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
@@ -167,12 +167,8 @@ class _Plain:
         settings, count = self.settings, len(self.seeds)
         if settings.record != "tape":
             return []
-        kept = choose_tape(
-            self.model, sites, settings.steps, pictures=count, budget=self.tape_budget
-        )
-        if kept is None:
-            return []
-        return [AttentionTape(self.model.name, kept, settings.steps) for _ in self.seeds]
+        budget = self.tape_budget
+        return new_tapes(self.model, sites, settings.steps, pictures=count, budget=budget)
 
     def _texts(self) -> Texts:
         count, size = len(self.seeds), self.settings.size

@@ -217,7 +217,7 @@ def _tape_from(fields: Mapping[str, Any], tensors: Tensors, prefix: str) -> Atte
             query, key, mask = (read(parts[n]) for n in ("query", "key", "mask"))
             query, key = _heads_inside(query), _heads_inside(key)
             entries[step, site] = Scores(query, key, mask, parts["scale"])
-    return AttentionTape(fields["model"], _sites(fields["sites"]), fields["steps"], entries)
+    return AttentionTape(fields["model"], _sites(fields["sites"]), fields["steps"], entries=entries)
 
 
 def _heads_inside(tensor: Tensor) -> Tensor:

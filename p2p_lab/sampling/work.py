@@ -14,7 +14,7 @@ from p2p_lab.attention import AttentionTape, Controller, ControllerState, Rows, 
 from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
-from p2p_lab.sampling.memory import choose_tape
+from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.placing import encode_target, placed
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings
@@ -212,9 +212,7 @@ class Work:
     def _tapes_to_write(self) -> list[AttentionTape]:
         if self.settings.record != "tape":
             return []
-        steps = self.plan.steps
-        kept = choose_tape(self.model, self.sites, steps, pictures=self.count)
-        return [AttentionTape(self.model.name, kept, steps) for _ in self.sources] if kept else []
+        return new_tapes(self.model, self.sites, self.plan.steps, pictures=self.count)
 
     def _masks(self, recorded: list[Tensor]) -> list[Tensor]:
         """Return the blend's mask of every step; steps that were skipped had none."""
