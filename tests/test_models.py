@@ -69,6 +69,19 @@ def test_a_card_may_name_defaults_and_the_best_sites(bundled: Path) -> None:
     assert torch.equal(run.attention.map("cat"), run.attention.map("cat", site=site))
 
 
+def test_a_bundled_cascade_is_opened_by_its_name_and_stage(bundled: Path) -> None:
+    cascade = bundled / "cascade-64-v1"
+    shutil.copytree(bundled / "scenes-64-v1", cascade)
+    shutil.copytree(bundled / "scenes-64-v1", cascade / "super")
+    assert list_models() == ["scenes-128", "scenes-64", "cascade-64"]
+    assert load(device="cpu").name == "scenes-128-v1"
+    assert load("cascade-64", "cpu").name == "cascade-64-v1"
+    for name in ("cascade-64/super", "cascade-64-v1/super"):
+        assert load(name, "cpu").name == "cascade-64-v1/super"
+    with pytest.raises(ModelError, match="sub has no model_index.json"):
+        load("cascade-64/sub", "cpu")
+
+
 def test_without_any_bundled_model_the_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,9 +41,9 @@ def load(
     """Open a text-to-image model.
 
     Args:
-        name_or_path: A bundled model's name, a folder in diffusers format, a single `.safetensors`
-            checkpoint, or a hub id such as `"stable-diffusion-v1-5/stable-diffusion-v1-5"`.
-            None takes the best bundled model.
+        name_or_path: A bundled model's name (`"cascade-64/super"` is a cascade's later stage), a
+            folder in diffusers format, a single `.safetensors` checkpoint, or a hub id such as
+            `"stable-diffusion-v1-5/stable-diffusion-v1-5"`. None takes the best bundled model.
         device: Where to run; None takes CUDA, then MPS, then the CPU.
         dtype: Precision of the weights; None takes float16 on CUDA for models from elsewhere, and
             float32 otherwise.
@@ -59,7 +59,8 @@ def load(
     where = _device(device)
     bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
     if bundled is not None:
-        return open_folder(bundled, where, _dtype(dtype, torch.float32), bundled.name)
+        called = bundled.relative_to(WEIGHTS).as_posix()
+        return open_folder(bundled, where, _dtype(dtype, torch.float32), called)
     assert name_or_path is not None
     precision = _dtype(dtype, torch.float16 if where.type == "cuda" else torch.float32)
     path = Path(name_or_path).expanduser()
@@ -82,16 +83,20 @@ def _split(folder: Path) -> tuple[str, int]:
 
 
 def _find_bundled(name: str | None) -> Path | None:
-    """Find a bundled model by its name, with or without version; None stands for the best."""
+    """Find a bundled model by its name, with or without version; None stands for the best.
+
+    What follows a slash names a later stage, a folder in the model's own.
+    """
     names = list_models()
     if name is None and not names:
         raise ModelError(
             "No bundled model is installed (p2p_lab/weights/ is empty). Install the package again, "
             "train one with `python -m p2p_lab.training`, or name a model folder: load('path')."
         )
-    wanted = names[0] if name is None else name
+    wanted, _, stage = (names[0] if name is None else name).partition("/")
     folders = [f for f in _bundled() if wanted in (_split(f)[0], f.name)]
-    return max(folders, key=lambda folder: _split(folder)[1], default=None)
+    newest = max(folders, key=lambda folder: _split(folder)[1], default=None)
+    return newest / stage if newest is not None and stage else newest
 
 
 def _from_hub(name: str) -> Path:
