@@ -9,7 +9,8 @@ day, clear sky and 3d style included. `held_out_success`: objects and attributes
 pair of words that never occurs in training. `pointing` and `iou`: the mean map of each object word
 over the recommended sites against the object's mask, half on noised true scenes and half on
 generated pictures (against the judge's masks). `ceiling` holds the judge's own successes on true
-renders of the same scenes: no model can be expected above it.
+renders of the same scenes: no model can be expected above it. A cascade's pictures are finished by
+its later stage; its maps are the base stage's, and there is no autoencoder to measure.
 """
 
 from __future__ import annotations
@@ -19,28 +20,22 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
-from diffusers import DDIMScheduler
-from torch import Tensor
-from torch.nn import functional as F
 
 import p2p_lab
-from p2p_lab.attention import AttentionStore, Controller, Rows, attached, find_sites
-from p2p_lab.judge import Finding, Judge, Verdict, load_judge
-from p2p_lab.metrics import mask_iou, pointing_accuracy
+from benchmarks.model_maps import Points, read_true_scenes, recommended, score_maps
+from benchmarks.painter import Painter
+from p2p_lab.judge import Finding, Judge, load_judge
 from p2p_lab.models.loading import WEIGHTS
-from p2p_lab.scenes import Caption, Phrase, Scene, caption, render, sample_scene
+from p2p_lab.scenes import Scene, caption, render, sample_scene
 
 FIRST_SEED = 1_500_000_000  # beyond the generator's training scenes, below the judge's
-STEPS = 20
-TIMES = (200, 400, 600, 800)  # model times of the noised true scenes
-GRID = (16, 16)
-MAP_THRESHOLD = 0.5  # of a map's maximum: from there on a position counts as the object
 
 
 @dataclass(frozen=True)
@@ -54,30 +49,6 @@ class Counts:
 
 
 FULL, QUICK = Counts(120, 60, 64, 5), Counts(16, 8, 12, 2)
-
-
-@dataclass
-class Points:
-    """Maps against masks: how many were scored, how many pointed, the sum of their IoUs."""
-
-    words: int = 0
-    hits: float = 0.0
-    overlap: float = 0.0
-
-    def add(self, heat: Tensor, mask: Tensor) -> None:
-        """Score one map (h, w) against the mask (H, W) of its object."""
-        self.words += 1
-        self.hits += pointing_accuracy(heat, mask > 0.5)
-        small = F.adaptive_avg_pool2d(mask[None, None].float(), heat.shape)[0, 0]
-        self.overlap += mask_iou(heat, small > 0.5, threshold=MAP_THRESHOLD)
-
-    @property
-    def pointing(self) -> float:
-        return self.hits / max(self.words, 1)
-
-    @property
-    def iou(self) -> float:
-        return self.overlap / max(self.words, 1)
 
 
 def known_scenes(judge: Judge, world: str, count: int, *, unseen: bool) -> list[Scene]:
@@ -98,43 +69,17 @@ def known_scenes(judge: Judge, world: str, count: int, *, unseen: bool) -> list[
     raise ValueError(f"The judge knows too little of the world {world!r}: train it on that world.")
 
 
-def object_phrases(text: Caption) -> Iterator[tuple[Phrase, str, int]]:
-    """Yield each object's phrase, its word and which occurrence of the word it is."""
-    for phrase in text.phrases:
-        if phrase.kind == "object":
-            word = text.text[phrase.start : phrase.end]
-            yield phrase, word, text.text[: phrase.start].split().count(word)
-
-
-def recommended(model: Any) -> list[str]:
-    """Name the sites whose maps are best to look at: the card's, else middle and upward ones."""
-    sites = find_sites(model.module, model.latent_shape(size_of(model))[1:])
-    chosen = [name for name in model.card.map_sites if name in sites]
-    usual = [n for n, s in sites.items() if s.kind == "cross" and s.place in ("mid", "up")]
-    return chosen or usual
-
-
-def size_of(model: Any) -> tuple[int, int]:
-    return model.defaults.height, model.defaults.width
-
-
-def mean_map(store: AttentionStore, sites: list[str], word: str, occurrence: int) -> Tensor:
-    """Return a word's map, mean over sites, at 16 × 16."""
-    maps = [store.map(word, occurrence=occurrence, site=name, size=GRID) for name in sites]
-    return torch.stack(maps).mean(0)
-
-
 def draw_and_read(
-    model: Any, judge: Judge, scenes: list[Scene], points: Points | None
+    painter: Painter, judge: Judge, scenes: list[Scene], points: Points | None
 ) -> list[Finding]:
     """Generate a picture of each scene's caption, and hold it to the scene."""
-    sites = recommended(model)
+    sites = recommended(painter.model)
     found = []
     for i, scene in enumerate(scenes):
         text = caption(scene)
         record = "store" if points is not None else "none"
-        run = p2p_lab.generate(model, text.text, seed=i, steps=STEPS, record=record)
-        seen = judge.read(run.pixels)
+        run, picture = painter.draw(text.text, i, record)
+        seen = judge.read(picture)
         found.append(judge.holds(seen, scene))
         if points is not None and run.attention is not None:
             score_maps(points, run.attention, sites, scene, text, seen)
@@ -143,70 +88,24 @@ def draw_and_read(
     return found
 
 
-def score_maps(
-    points: Points,
-    store: AttentionStore,
-    sites: list[str],
-    scene: Scene,
-    text: Caption,
-    truth: Verdict | Tensor,
-) -> None:
-    """Score the maps of all object words; things that cover under two positions are left out."""
-    for phrase, word, occurrence in object_phrases(text):
-        name = scene.things[phrase.things[0]].name
-        if isinstance(truth, Verdict):
-            if name not in truth.objects:
-                continue
-            mask = truth.masks[name]
-        else:
-            mask = truth[list(phrase.things)].sum(0).clamp(0, 1)
-        if mask.mean() * GRID[0] * GRID[1] >= 2:
-            points.add(mean_map(store, sites, word, occurrence), mask)
-
-
-@torch.no_grad()
-def read_true_scenes(model: Any, scenes: list[Scene]) -> Points:
-    """Score maps on noised true scenes, each at several model times."""
-    points, sites = Points(), recommended(model)
-    alpha_bars = DDIMScheduler.from_config(dict(model.scheduler_config)).alphas_cumprod
-    size = size_of(model)
-    all_sites = find_sites(model.module, model.latent_shape(size)[1:])
-    for i, scene in enumerate(scenes):
-        text, pictures = caption(scene), render(scene, size[0])
-        prompt = model.prompt(text.text)
-        latents = model.encode(pictures.images.to(model.device, model.dtype))
-        for t in TIMES:
-            generator = torch.Generator().manual_seed(1000 * i + t)
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
-            noisy = alpha_bars[t].sqrt() * latents + (1 - alpha_bars[t]).sqrt() * noise
-            controller = Controller(all_sites, Rows(source=slice(0, 1)))
-            with model.lock, attached(model.module, controller, all_sites):
-                controller.begin_step(0)
-                model.predict(noisy, torch.tensor(t), model.encode_prompt(prompt, size))
-                controller.end_step(noisy, None)
-            store = controller.stores(prompt)[0]
-            score_maps(points, store, sites, scene, text, pictures.masks[0])
-    return points
-
-
 @torch.no_grad()
 def autoencoder_psnr(model: Any, world: str, count: int) -> float:
     """Return the PSNR in dB of true pictures after the autoencoder, from the mean squared error."""
     scenes = [sample_scene(FIRST_SEED + i, world) for i in range(count)]
     errors = []
     for first in range(0, count, 16):
-        images = render(scenes[first : first + 16], size_of(model)[0]).images
+        images = render(scenes[first : first + 16], model.defaults.height).images
         back = model.decode(model.encode(images.to(model.device, model.dtype))).cpu().float()
         errors.append((back - images).square().mean((1, 2, 3)))
     return float(-10 * torch.log10(torch.cat(errors).mean()))
 
 
-def seconds_per_image(model: Any, count: int) -> float:
+def seconds_per_image(painter: Painter, count: int) -> float:
     """Return the median time of a plain picture with guidance, all of the machine's cores."""
     spent = []
     for seed in range(count + 1):
         start = time.perf_counter()
-        p2p_lab.generate(model, "a cat in a field", seed=seed, steps=STEPS, record="none")
+        painter.draw("a cat in a field", seed)
         spent.append(time.perf_counter() - start)
     return statistics.median(spent[1:])  # the first one warms up
 
@@ -243,23 +142,27 @@ def both(found: list[Finding]) -> float:
 
 def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
     """Return all numbers of a model."""
-    model = p2p_lab.load(name)
+    painter = Painter.open(name)
+    model, side = painter.model, painter.size[0]
     world = model.card.raw.get("config", {}).get("world", "small")
-    timed = seconds_per_image(model, counts.timed)
+    timed = seconds_per_image(painter, counts.timed)
     scenes = known_scenes(judge, world, counts.scenes, unseen=False)
     pairs = known_scenes(judge, world, counts.held_out, unseen=True)
     drawn = Points()
-    seen = shares(draw_and_read(model, judge, scenes, drawn), scenes)
-    held = both(draw_and_read(model, judge, pairs, None))
-    truth = read_true_scenes(model, scenes[: counts.truth])
-    best = [judge.holds(render(scene, size_of(model)[0]).images[0], scene) for scene in scenes]
-    rare = [judge.holds(render(scene, size_of(model)[0]).images[0], scene) for scene in pairs]
+    seen = shares(draw_and_read(painter, judge, scenes, drawn), scenes)
+    held = both(draw_and_read(painter, judge, pairs, None))
+    truth = read_true_scenes(painter, scenes[: counts.truth])
+    best = [judge.holds(render(scene, side).images[0], scene) for scene in scenes]
+    rare = [judge.holds(render(scene, side).images[0], scene) for scene in pairs]
+    decoded = {}
+    if painter.later is None:
+        decoded["autoencoder_psnr"] = autoencoder_psnr(model, world, max(counts.truth, 16))
     return {
         **seen,
         "held_out_success": held,
         "pointing": (drawn.pointing + truth.pointing) / 2,
         "iou": (drawn.iou + truth.iou) / 2,
-        "autoencoder_psnr": autoencoder_psnr(model, world, max(counts.truth, 16)),
+        **decoded,
         "seconds_per_image": timed,
         "size_mb": size_mb(name),
         "pointing_truth": truth.pointing,
@@ -270,7 +173,7 @@ def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
         "model": model.name,
         "world": world,
         "pictures": counts.scenes + counts.held_out,
-        "steps": STEPS,
+        "steps": model.defaults.steps,
         "guidance_scale": model.defaults.guidance_scale,
         "threads": torch.get_num_threads(),
         "sites": recommended(model),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import model as model_benchmark
 from p2p_lab.judge import Labels
 from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
@@ -420,15 +420,10 @@ def test_both_published_sizes_can_be_built_and_have_the_resolutions_that_edits_n
 def test_the_benchmark_measures_a_pipeline_and_ends_with_one_line_of_json(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("model_benchmark", "benchmarks/model.py")
-    assert spec is not None and spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["model_benchmark"] = benchmark
-    spec.loader.exec_module(benchmark)
     labels = Labels.of_world(WORLDS["small"])
     save_judge(JudgeNet(labels), labels, tmp_path / "judge", {"threshold": 0.5})
     arguments = ["--model", str(exported), "--judge", str(tmp_path / "judge"), "--json"]
-    benchmark.main([*arguments, "--samples", "1"])
+    model_benchmark.main([*arguments, "--samples", "1"])
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     asked = ["object", "attribute", "scene", "held_out"]
     assert {f"{name}_success" for name in asked} <= set(numbers)

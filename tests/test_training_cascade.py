@@ -13,7 +13,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks import model as model_benchmark
+from p2p_lab.judge import Labels
+from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
+from p2p_lab.scenes import WORLDS
 from p2p_lab.training import CascadeConfig, cascade, cascade_build, feeding, stage
 from p2p_lab.training import __main__ as command
 from p2p_lab.training.cascade import denoising_loss, enlarge, noised, shrink, train_cascade
@@ -430,3 +435,18 @@ def test_an_option_of_the_other_kind_of_model_is_refused(
 def test_a_latent_runs_configuration_hashes_as_it_did_before_there_were_cascades() -> None:
     assert SIZES["small"].digest() == "7de63cd6d2455e1a"
     assert SIZES["full"].digest() == "2d74c92156a5e32f"
+
+
+def test_the_benchmark_measures_a_cascade_through_its_later_stage(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = Labels.of_world(WORLDS["small"])
+    save_judge(JudgeNet(labels), labels, tmp_path / "judge", {"threshold": 0.5})
+    painter = model_benchmark.Painter.open(str(exported))
+    assert (painter.own_size, painter.size) == ((16, 16), (32, 32))
+    arguments = ["--model", str(exported), "--judge", str(tmp_path / "judge"), "--json"]
+    model_benchmark.main([*arguments, "--samples", "1"])
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(0 <= numbers[name] <= 1 for name in ("pointing", "iou", "object_success"))
+    assert "autoencoder_psnr" not in numbers and numbers["steps"] == 25
+    assert numbers["sites"] and all("down" not in site for site in numbers["sites"])
