@@ -407,13 +407,13 @@ def test_one_command_trains_a_cascade_and_saves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "CASCADES", {"cascade": TINY})
-    line = f"--size cascade --pictures 8 --prediction v_prediction --device cpu --out {tmp_path}"
+    line = f"--size cascade --pictures 8 --prediction epsilon --device cpu --out {tmp_path}"
     monkeypatch.setattr(sys, "argv", ["p2p_lab.training", *line.split()])
     command.main()
     card = json.loads((tmp_path / "pipeline" / "card.json").read_text())
     assert card["command"] == line and card["config"]["pictures"] == 8
     schedule = tmp_path / "pipeline" / "super" / "scheduler" / "scheduler_config.json"
-    assert json.loads(schedule.read_text())["prediction_type"] == "v_prediction"
+    assert json.loads(schedule.read_text())["prediction_type"] == "epsilon"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ class CascadeConfig(RunConfig):
         base_channels, super_channels: channels of each resolution level of the two U-Nets.
         unet_layers: residual blocks a level.
         head_width: channels of one attention head.
-        prediction: what the U-Nets tell: the noise (as in the paper), or the velocity.
+        prediction: what the U-Nets tell: the velocity, or the noise (as in the paper), from which
+            a picture that is nearly noise cannot be read well: its error is divided by √ᾱ.
         base_share: part of the time that the base stage gets, the super stage the rest.
         noise_levels: the small picture under the super stage is noised to a level drawn from
             0 to here, of 1000.
@@ -114,13 +115,14 @@ class CascadeConfig(RunConfig):
     size: str = "cascade"
     length: int = 77  # what diffusers pads every prompt of such a cascade to
     vocabulary: int = 400
-    hours: float = 1.25
+    batch: int = 32
+    hours: float = 1.4
     base_size: int = 32
     base_channels: tuple[int, ...] = (64, 96, 128)
     super_channels: tuple[int, ...] = (32, 48, 64, 96)
     unet_layers: int = 1
     head_width: int = 32
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     base_share: float = 0.65
     noise_levels: int = 400
 
