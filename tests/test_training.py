@@ -430,3 +430,18 @@ def test_the_benchmark_measures_a_pipeline_and_ends_with_one_line_of_json(
     assert all(0 <= numbers[name] <= 1 for name in ("pointing", "iou", "object_success"))
     assert numbers["seconds_per_image"] > 0 and 0 < numbers["size_mb"] < 25
     assert -10 < numbers["autoencoder_psnr"] < 60
+
+
+def test_only_runs_that_differ_in_their_supervision_alone_are_called_matched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend("tools")
+    matched = importlib.import_module("matched")
+    metrics = dict.fromkeys(matched.MEANING, 0.5)
+    told = {"command": "--x", "pictures": 10, "seconds": 60.0, "loss": 0.2, "metrics": metrics}
+    told["config"] = {"supervision": 0.05, "seed": 0}
+    untold = {**told, "config": {"supervision": 0, "seed": 0}, "metrics": {**metrics, "iou": 0.1}}
+    assert "(`iou`) | 0.5 | 0.1 |" in matched.pair_table(told, untold)
+    for other in (told, {**untold, "config": {"supervision": 0, "seed": 1}}):
+        with pytest.raises(ValueError, match="must be alike but for the supervision"):
+            matched.pair_table(told, other)
