@@ -11,6 +11,8 @@ over the recommended sites against the object's mask, half on noised true scenes
 generated pictures (against the judge's masks). `ceiling` holds the judge's own successes on true
 renders of the same scenes: no model can be expected above it. A cascade's pictures are finished by
 its later stage; its maps are the base stage's, and there is no autoencoder to measure.
+`attention_supervision` is the weight of the loss that taught the maps where to look; Stable
+Diffusion's is 0. What it changes is on the model's card, from two runs that differ in it alone.
 """
 
 from __future__ import annotations
@@ -144,7 +146,8 @@ def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
     """Return all numbers of a model."""
     painter = Painter.open(name)
     model, side = painter.model, painter.size[0]
-    world = model.card.raw.get("config", {}).get("world", "small")
+    settings = model.card.raw.get("config", {})
+    world = settings.get("world", "small")
     timed = seconds_per_image(painter, counts.timed)
     scenes = known_scenes(judge, world, counts.scenes, unseen=False)
     pairs = known_scenes(judge, world, counts.held_out, unseen=True)
@@ -177,6 +180,7 @@ def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
         "guidance_scale": model.defaults.guidance_scale,
         "threads": torch.get_num_threads(),
         "sites": recommended(model),
+        "attention_supervision": settings.get("supervision", 0),
     }
 
 

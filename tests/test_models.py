@@ -232,3 +232,30 @@ def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, p2p_lab; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_bundled_cascade_is_small_and_draws_what_diffusers_own_pipelines_draw() -> None:
+    from diffusers import IFPipeline, IFSuperResolutionPipeline
+
+    base, larger = load("cascade-64", "cpu"), load("cascade-64/super", "cpu")
+    folder = loading.WEIGHTS / base.name
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
+    same: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt", "clean_caption": False}
+    text = "a cat in a field"
+    small = IFPipeline.from_pretrained(folder, torch_dtype=torch.float32)(
+        text, guidance_scale=3.0, generator=torch.Generator().manual_seed(3), **same
+    ).images
+    large = IFSuperResolutionPipeline.from_pretrained(folder / "super", torch_dtype=torch.float32)(
+        text,
+        image=small,
+        guidance_scale=2.0,
+        noise_level=larger.card.raw["noise_level"],
+        generator=torch.Generator().manual_seed(3),
+        **same,
+    ).images
+    ours = generate(base, text, seed=3, steps=4, guidance_scale=3.0)
+    set_on: Any = larger
+    whole = generate(set_on.on(ours, seed=3), text, seed=3, steps=4, guidance_scale=2.0)
+    for run, theirs in ((ours, small), (whole, large)):
+        assert torch.allclose(run.pixels, theirs[0].clamp(-1, 1) / 2 + 0.5, atol=1e-3)
+        assert run.pixels.std() > 0.05

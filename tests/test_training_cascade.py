@@ -368,7 +368,7 @@ def test_a_trained_cascade_is_edited_at_its_base_and_enlarged_afterwards(exporte
 
     base = p2p_lab.load(exported, "cpu")
     larger: Any = p2p_lab.load(exported / "super", "cpu")
-    assert (base.defaults.height, base.defaults.steps) == (16, 25)
+    assert (base.defaults.height, base.defaults.steps) == (16, 20)
     source = p2p_lab.generate(base, "a cat in a field", seed=3, steps=4)
     changed = p2p_lab.edit(source, "a dog in a field", [p2p_lab.Replace(cross=(0, 1))])
     free = p2p_lab.generate(base, "a dog in a field", seed=3, steps=4)
@@ -376,7 +376,7 @@ def test_a_trained_cascade_is_edited_at_its_base_and_enlarged_afterwards(exporte
     assert not torch.equal(changed.pixels, free.pixels)
     assert 0 < source.map("cat").min() <= source.map("cat").max() < 1
     stage_two = larger.on(changed, seed=3)
-    assert stage_two.noise_level == larger.card.raw["noise_level"] == 100
+    assert stage_two.noise_level == larger.card.raw["noise_level"] == 20
     large = p2p_lab.generate(stage_two, "a dog in a field", seed=3, steps=4)
     assert large.pixels.shape == (3, 32, 32)
     other = p2p_lab.generate(larger.on(source, seed=3, noise_level=100), "a dog in a field", seed=3)
@@ -448,5 +448,5 @@ def test_the_benchmark_measures_a_cascade_through_its_later_stage(
     model_benchmark.main([*arguments, "--samples", "1"])
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(0 <= numbers[name] <= 1 for name in ("pointing", "iou", "object_success"))
-    assert "autoencoder_psnr" not in numbers and numbers["steps"] == 25
+    assert "autoencoder_psnr" not in numbers and numbers["steps"] == 20
     assert numbers["sites"] and all("down" not in site for site in numbers["sites"])
