@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-import p2p_lab
 from benchmarks.model_maps import Points, read_true_scenes, recommended, score_maps
 from benchmarks.painter import Painter
 from p2p_lab.judge import Finding, Judge, load_judge
@@ -112,15 +111,10 @@ def seconds_per_image(painter: Painter, count: int) -> float:
     return statistics.median(spent[1:])  # the first one warms up
 
 
-def size_mb(name: str | None) -> float:
+def size_mb(name: str | None, model: Any) -> float:
     """Return the size of a model's folder in MB."""
-    names = p2p_lab.list_models()
-    if name is not None and Path(name).is_dir():
-        folder = Path(name)
-    else:
-        folder = max(
-            WEIGHTS.glob(f"{name or names[0]}-v*"), key=lambda path: int(path.name.split("-v")[-1])
-        )
+    given = Path(name or "")
+    folder = given if name and given.is_dir() else WEIGHTS / model.name
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
@@ -167,7 +161,7 @@ def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
         "iou": (drawn.iou + truth.iou) / 2,
         **decoded,
         "seconds_per_image": timed,
-        "size_mb": size_mb(name),
+        "size_mb": size_mb(name, model),
         "pointing_truth": truth.pointing,
         "pointing_generated": drawn.pointing,
         "iou_truth": truth.iou,

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+import p2p_lab
 from benchmarks import model as model_benchmark
 from p2p_lab.judge import Labels
 from p2p_lab.judge.network import JudgeNet
@@ -430,6 +431,12 @@ def test_the_benchmark_measures_a_pipeline_and_ends_with_one_line_of_json(
     assert all(0 <= numbers[name] <= 1 for name in ("pointing", "iou", "object_success"))
     assert numbers["seconds_per_image"] > 0 and 0 < numbers["size_mb"] < 25
     assert -10 < numbers["autoencoder_psnr"] < 60
+
+
+def test_a_bundled_model_has_one_size_under_its_name_with_and_without_version() -> None:
+    model = p2p_lab.load("scenes-64", "cpu")
+    sizes = {model_benchmark.size_mb(name, model) for name in ("scenes-64", model.name, None)}
+    assert len(sizes) == 1 and 1 < sizes.pop() < 25
 
 
 def test_only_runs_that_differ_in_their_supervision_alone_are_called_matched(
