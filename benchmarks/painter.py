@@ -29,7 +29,7 @@ class Painter:
         """Open a model by name or folder, with the later stage that its card names."""
         model = p2p_lab.load(name)
         stage = model.card.raw.get("later_stage")
-        return cls(model, p2p_lab.load(f"{name}/{stage}") if stage else None)
+        return cls(model, p2p_lab.load(f"{name or model.name}/{stage}") if stage else None)
 
     @property
     def own_size(self) -> tuple[int, int]:
