@@ -322,6 +322,35 @@ def test_several_seeds_are_edited_in_one_batch_as_one_by_one(sd: Denoiser) -> No
             assert near(run.masks, alone.masks)
 
 
+def mixed_sources(sd: Denoiser) -> dict[str, Run]:
+    """Runs of one prompt that came about in every way, some with a tape and some without."""
+    from p2p_lab.inversion import NullText, invert
+
+    plain = generate(sd, CAT, seed=3, steps=4)
+    photo = generate(sd, DOG, seed=9, steps=4).image
+    quick = NullText(inner_steps=1)
+    methods: tuple[Any, ...] = ("direct", "ddim", "negative-prompt", "edit-friendly", quick)
+    found = {"taped": plain, "untaped": without_tape(generate(sd, CAT, seed=8, steps=4))}
+    for method in methods:
+        found[str(method)] = invert(sd, photo, CAT, method=method, steps=4, guidance_scale=7.5)
+    found["direct, untaped"] = without_tape(found["direct"])
+    other = generate(sd, DOG, seed=5, steps=4)
+    for record in ("store", "tape"):
+        found[f"edit, {record}"] = edit(other, CAT, SWAP, record=record)
+    return found
+
+
+def test_runs_of_all_kinds_edited_together_equal_the_single_edits(sd: Denoiser) -> None:
+    sources = mixed_sources(sd)
+    text, edits = EDITS["all"]
+    together = edit(list(sources.values()), text, edits)
+    for (name, source), run in zip(sources.items(), together, strict=True):
+        alone = edit(source, text, edits, reuse=False)
+        assert near(run.pixels, alone.pixels), name
+        assert near(run.trajectory.latents, alone.trajectory.latents), name
+        assert run.seed == source.seed and run.negative == source.negative
+
+
 def test_runs_that_differ_are_not_edited_together(sd: Denoiser, cat: Run) -> None:
     other = generate(sd, "a red cat on grass", seed=3, steps=STEPS)
     with pytest.raises(ValueError, match="prompt differs"):

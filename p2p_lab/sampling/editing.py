@@ -7,7 +7,7 @@ code. Edits of one source whose plans agree on their first steps share those ste
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -69,7 +69,7 @@ def edit(
 
     Args:
         source: The run to edit: generated, inverted, or itself an edit. Several runs of the same
-            prompt and settings are edited together, as one batch.
+            prompt and settings are edited together, those of one kind as one batch.
         text: The target prompt.
         edits: What to change: at most one of `Replace` and `Refine`, any `Reweight` and a
             `LocalBlend`. None named: the default for these two prompts, said in the run's `note`.
@@ -135,17 +135,20 @@ def apply_plan(
         )
         sites = find_sites(model.module, settings.latent_shape[1:])
         tapes = [_usable_tape(source, plan, model, sites) for source in sources]
-        found = [tape for tape in tapes if tape is not None]
-        work = Work(
-            sources=sources,
-            plan=plan,
-            target=plan.target,
-            model=model,
-            settings=settings,
-            sites=sites,
-            tapes=found if len(found) == len(sources) else [],
-        )
-        return work.run(reuse=reuse, watch=watch, note=note)
+        found: dict[int, Run] = {}
+        for batch in _batches(sources, tapes):
+            own = [tape for tape in (tapes[i] for i in batch) if tape is not None]
+            work = Work(
+                sources=[sources[i] for i in batch],
+                plan=plan,
+                target=plan.target,
+                model=model,
+                settings=settings,
+                sites=sites,
+                tapes=own,
+            )
+            found.update(zip(batch, work.run(reuse=reuse, watch=watch, note=note), strict=True))
+        return [found[i] for i in range(len(sources))]
 
 
 def model_of(run: Run) -> Denoiser:
@@ -163,24 +166,31 @@ def model_of(run: Run) -> Denoiser:
 
 
 def _check_alike(sources: Sequence[Run]) -> None:
-    """Raise if runs cannot share a batch."""
-    first = sources[0]
-    for name in ("model", "prompt", "negative", "steps", "size", "guidance_scale", "sampler"):
+    """Raise if one plan cannot serve all runs."""
+    for name in ("model", "prompt", "steps", "size", "guidance_scale", "sampler"):
         values = [getattr(run, name) for run in sources]
         if any(value != values[0] for value in values):
             raise ValueError(
-                f"Runs edited together must agree in everything but the seed; {name} differs: "
+                f"Runs edited together must agree in prompt and settings; {name} differs: "
                 f"{values!r:.200}. Edit them one by one."
             )
-    kinds = {(run.trajectory.pinned, run.trajectory.start) for run in sources}
-    optional = {
-        (run.trajectory.negative_embeds is None, run.trajectory.noise_maps is None)
-        for run in sources
-    }
-    if len(kinds) > 1 or len(optional) > 1 or any(run.steps != first.steps for run in sources):
-        raise ValueError(
-            "Runs edited together must come from the same kind of inversion. Edit them one by one."
-        )
+
+
+def _batches(
+    sources: Sequence[Run], tapes: Sequence[AttentionTape | None]
+) -> Iterable[Sequence[int]]:
+    """Sort runs into batches that go through the same computation, as positions in the list.
+
+    A run with a tape and one that runs beside its target cannot share a batch, nor can runs of
+    different kinds of inversion: each would be computed otherwise than alone.
+    """
+    batches: dict[tuple[object, ...], list[int]] = {}
+    for i, (run, tape) in enumerate(zip(sources, tapes, strict=True)):
+        path = run.trajectory
+        extra = path.negative_embeds is None, path.noise_maps is None
+        kind = (tape is None, path.pinned, path.start, *extra, run.negative)
+        batches.setdefault(kind, []).append(i)
+    return batches.values()
 
 
 def _with_tape_if_edited(source: Run) -> Run:
