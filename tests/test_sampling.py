@@ -736,7 +736,7 @@ def test_the_metadata_of_a_saved_run_is_json(cat: Run, tmp_path: Path) -> None:
 
     with safe_open(str(cat.save(tmp_path / "cat")), framework="pt") as file:
         fields = json.loads(file.metadata()["p2p_lab"])
-    assert fields["prompt"]["text"] == CAT and fields["format"] == 1
+    assert fields["runs"][0]["prompt"]["text"] == CAT and fields["format"] == 2
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)

@@ -18,9 +18,11 @@ def run(given: argparse.Namespace) -> int:
 
     cache = InversionCache()
     size = cache.nbytes / 2**20
+    left = f", {len(cache.leftovers())} half-written file(s) among them" * bool(cache.leftovers())
     if given.action == "clear":
-        print(f"Threw away {cache.clear()} inversion(s), {size:.1f} MiB, of {cache.folder}.")
+        print(f"Threw away {cache.clear()} inversion(s), {size:.1f} MiB{left}, of {cache.folder}.")
         return 0
     limit = cache.limit / 2**20
-    print(f"{len(cache.files())} inversion(s), {size:.1f} of {limit:.0f} MiB, in {cache.folder}.")
+    count = len(cache.files())
+    print(f"{count} inversion(s), {size:.1f} of {limit:.0f} MiB{left}, in {cache.folder}.")
     return 0

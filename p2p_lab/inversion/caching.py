@@ -10,15 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from p2p_lab import __version__
+from p2p_lab.files import OLD, clear_drafts, drafts
 from p2p_lab.models import Denoiser
+from p2p_lab.models.identity import bytes_of, digest_of
 from p2p_lab.sampling import Run
 
 LIMIT = 2 * 2**30
@@ -49,18 +51,14 @@ class InversionCache:
     def get_or_make(self, key: str, model: Denoiser, make: Callable[[], Run]) -> Run:
         """Return the run kept under a key, or make it and keep it.
 
-        A file that cannot be read is thrown away; a folder that cannot be written does no harm.
+        A file that is damaged is thrown away and made again; a folder or file that cannot be read
+        or written does no harm, and a full disk does not lose the inversion.
         """
         path = self.folder / (key + SUFFIX)
-        if path.is_file():
-            try:
-                run = Run.load(path, model)
-                os.utime(path)  # used now
-                return run
-            except (ValueError, OSError):
-                path.unlink(missing_ok=True)
-        run = make()
-        self._put(run, path)
+        run = self._get(path, model)
+        if run is None:
+            run = make()
+            self._put(run, path)
         return run
 
     def files(self) -> list[Path]:
@@ -70,17 +68,37 @@ class InversionCache:
         found = [(_used(path), path) for path in self.folder.glob("*" + SUFFIX)]
         return [path for used, path in sorted(found) if used >= 0]
 
+    def leftovers(self) -> list[Path]:
+        """List what killed processes left half-written (or others write right now)."""
+        return drafts(self.folder)
+
     @property
     def nbytes(self) -> int:
-        """Tell how many bytes the folder holds."""
-        return sum(_size(path) for path in self.files())
+        """Tell how many bytes the folder holds, leftovers included."""
+        return sum(_size(path) for path in (*self.files(), *self.leftovers()))
 
     def clear(self) -> int:
-        """Throw everything away and return how many files that were."""
+        """Throw everything away, leftovers too, and return how many inversions that were."""
         files = self.files()
+        clear_drafts(self.folder)
         for path in files:
             path.unlink(missing_ok=True)
         return len(files)
+
+    def _get(self, path: Path, model: Denoiser) -> Run | None:
+        """Return the run in a file, or None; a damaged file is thrown away."""
+        try:
+            run = Run.load(path, model) if path.is_file() else None
+        except ValueError:
+            run = None
+            with suppress(OSError):
+                path.unlink()
+        except OSError:  # not ours to read
+            return None
+        if run is not None:
+            with suppress(OSError):
+                os.utime(path)  # used now
+        return run
 
     def _put(self, run: Run, path: Path) -> None:
         tape = 0 if run.tape is None else run.tape.nbytes
@@ -92,6 +110,7 @@ class InversionCache:
 
     def _shrink(self, keep: Path) -> None:
         """Throw away what was unused for the longest time until the rest fits."""
+        clear_drafts(self.folder, older=OLD)
         files = self.files()
         total = sum(_size(path) for path in files)
         for path in files:
@@ -99,39 +118,23 @@ class InversionCache:
                 return
             if path != keep or _size(path) > self.limit:
                 total -= _size(path)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
 
 
 def key_of(model: Denoiser, pixels: Tensor, settings: Sequence[Any]) -> str:
     """Return a name for one inversion that no other one has.
 
     Args:
-        model: The denoiser; its weights count, not only its name.
+        model: The denoiser; all its weights count, not only its name.
         pixels: The picture as it is inverted, (1, 3, H, W).
         settings: Everything else that the result depends on, ready for JSON.
     """
     digest = hashlib.sha256()
-    about = [__version__, model.name, str(model.dtype), list(pixels.shape), *settings]
+    about = [__version__, model.name, digest_of(model), list(pixels.shape), *settings]
     digest.update(json.dumps(about).encode())
-    digest.update(pixels.contiguous().numpy().tobytes())
-    digest.update(_fingerprint(model).encode())
+    digest.update(bytes_of(pixels))
     return digest.hexdigest()[:40]
-
-
-def _fingerprint(model: Denoiser) -> str:
-    """Return a hash of the weights: names, shapes and a few numbers of every tensor.
-
-    Reading them all would take seconds for a large model; training changes every one of them.
-    """
-    parts = [model.module, *(getattr(model, name, None) for name in ("vae", "text_encoder"))]
-    digest = hashlib.sha256(json.dumps(dict(model.scheduler_config), default=str).encode())
-    samples = []
-    for part in parts:
-        for name, tensor in [] if part is None else part.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            samples.append(tensor.detach().flatten()[:8].double())
-    digest.update(torch.cat(samples).cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _used(path: Path) -> float:

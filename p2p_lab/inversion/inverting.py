@@ -8,7 +8,9 @@ maps, and whether the source is held on its latents.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -48,7 +50,7 @@ def invert(
     fit: Fit = "crop",
     record: Record = "tape",
     tape_budget: int | None = None,
-    cache: bool | InversionCache = False,
+    cache: bool | str | Path | InversionCache = False,
     progress: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
@@ -71,8 +73,8 @@ def invert(
         fit: "crop" or "pad" a picture of another shape.
         record: "tape", "store" or "none", as in `generate`.
         tape_budget: Bytes that the tape may take; None is a quarter of the free memory.
-        cache: Keep inversions on disk and find them again: True for the usual place, or an
-            `InversionCache`.
+        cache: Keep inversions on disk and find them again: True for the usual place, a folder, or
+            an `InversionCache`.
         progress: Show a progress bar.
         on_step: Called as on_step(step, total, preview) after each step; may raise `Cancelled`.
         cancel: Anything with `is_set()`, asked before each step.
@@ -86,6 +88,7 @@ def invert(
         Cancelled: If it was cancelled.
     """
     name, options = _method(method)
+    kept = _cache(cache)
     if name == "negative-prompt" and negative:
         raise ValueError(
             "method='negative-prompt' puts the source prompt in the negative's place, and "
@@ -116,10 +119,27 @@ def invert(
         tape_budget=tape_budget,
     )
     watch = Watch(on_step, cancel, progress)
-    store = InversionCache() if cache is True else cache
-    if not isinstance(store, InversionCache):
+    if kept is None:
         return work.run(watch)
-    return store.get_or_make(work.key(), model, lambda: work.run(watch))
+    return kept.get_or_make(work.key(), model, lambda: work.run(watch))
+
+
+def _cache(cache: Any) -> InversionCache | None:
+    """Return where inversions are kept, or None for nowhere.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if isinstance(cache, (str, os.PathLike)) and os.fspath(cache):
+        return InversionCache(Path(cache).expanduser())
+    if cache is None or isinstance(cache, bool):
+        return InversionCache() if cache else None
+    if not isinstance(cache, InversionCache):
+        raise ValueError(
+            f"cache={cache!r:.60} is not possible: give True for the usual place, a folder, an "
+            "InversionCache, or False."
+        )
+    return cache
 
 
 def _method(method: Method | Options) -> tuple[Method, Options | None]:
@@ -154,8 +174,9 @@ class _Work:
     def key(self) -> str:
         """Return what tells this inversion from every other one."""
         s = self.settings
-        plain = [self.prompt.text, self.negative, s.steps, s.guidance_scale, s.record]
-        return key_of(self.model, self.pixels, [self.name, repr(self.options), *plain])
+        texts = [self.prompt.text, self.prompt.ids, self.negative]
+        plain = [s.steps, s.guidance_scale, s.record, self.tape_budget]
+        return key_of(self.model, self.pixels, [self.name, repr(self.options), *texts, *plain])
 
     def run(self, watch: Watch) -> Run:
         """Measure the trajectory, then draw the picture again along it and record."""

@@ -11,7 +11,7 @@ import html
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class Run:
         note: What was chosen for the user, in a sentence.
         model: The denoiser; None for a run loaded without one.
         model_name: Its name.
+        made_by: Digest of its weights, if the run was read from a file (`models.identity`).
         cache: Work of earlier edits of this run that later ones may share.
     """
 
@@ -92,6 +93,7 @@ class Run:
     note: str = ""
     model: Denoiser | None = field(default=None, repr=False)
     model_name: str = ""
+    made_by: str = field(default="", repr=False)
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -149,6 +151,17 @@ class Run:
         from p2p_lab.sampling.saving import load_run
 
         return load_run(path, model)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be pickled or copied: a run holds its model, with a lock.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "A Run is not pickled or copied: it holds its model. Write it with run.save(path) and "
+            "read it with Run.load(path, model); dataclasses.replace(run) makes a second one."
+        )
 
     def __repr__(self) -> str:
         """Say what the run is in one line, without its tensors."""

@@ -1,32 +1,51 @@
 """Write a whole `Run` to one file and read it again: safetensors, with the rest as JSON inside.
 
-Nothing is pickled. A file is written beside its place and then moved there, so that it is either
-whole or not there.
+Nothing is pickled. The file appears whole or not at all, carries a checksum of all that it holds,
+and is read by a schema (`packing`), so that damage is found and said.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, AttentionTape, Fixed, Scores, Site
-from p2p_lab.edits import EditPlan
-from p2p_lab.sampling.runs import Run, Trajectory
-from p2p_lab.tokens import Prompt
+from p2p_lab.codec import DamagedError, decode, parse_object
+from p2p_lab.files import whole_file
+from p2p_lab.models.identity import bytes_of, digest_of, same_precision
+from p2p_lab.sampling.packing import Parcel, SavedRun, Tensors, pack, unpack
+from p2p_lab.sampling.runs import Run
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
 
-FORMAT = 1
-_PLAIN = ("negative", "seed", "guidance_scale", "sampler", "note", "model_name")
-Tensors = dict[str, Tensor]
+FORMAT = 2
+_ABOUT, _CHECKSUM = "p2p_lab", "sha256"  # names in the file's metadata
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """Hold what a file has beside its tensors.
+
+    Attributes:
+        format: Version of this schema.
+        model_name: What the model is called.
+        made_by: Digest of the model's weights and settings; "" if it was not at hand.
+        same: Further names of tensors.
+        runs: The run, then what it was edited from, and so on.
+    """
+
+    format: int
+    model_name: str
+    made_by: str
+    same: dict[str, str]
+    runs: tuple[SavedRun, ...]
 
 
 def save_run(run: Run, path: str | Path, *, tape: bool = True) -> Path:
@@ -39,22 +58,28 @@ def save_run(run: Run, path: str | Path, *, tape: bool = True) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        OSError: If it cannot be written; a file that was there is still whole.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors: Tensors = {}
-    fields = _to_fields(run, tensors, "", tape)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    parcel, path = Parcel(), Path(path)
+    fields = {
+        "format": FORMAT,
+        "model_name": run.model_name,
+        "made_by": run.made_by if run.model is None else digest_of(run.model),
+        "runs": pack(run, parcel, tape=tape),
+        "same": parcel.same,
+    }
+    text = json.dumps(fields)
+    about = {_ABOUT: text, _CHECKSUM: _checksum(text, parcel.tensors)}
     try:
-        whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(whole, name, metadata={"p2p_lab": json.dumps({"format": FORMAT, **fields})})
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        with whole_file(path) as draft:
+            save_file(parcel.tensors, draft, metadata=about)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"{path} could not be written: {error}. Free some space.") from error
     return path
 
 
@@ -68,169 +93,86 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
     Raises:
         ValueError: If the file is not a run, or damaged, or of another model.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}. A run is written with run.save(path).")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            fields = json.loads((file.metadata() or {})["p2p_lab"])
-            device = "cpu" if model is None else model.device
-            # A copy: tensors in the file's own memory are unaligned, and products round otherwise.
-            tensors = {k: file.get_tensor(k).to(device, copy=True) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a saved run, or it is damaged ({error}).") from error
-    if fields["format"] != FORMAT:
+        text, tensors = _read(path)
+        fields = parse_object(text)
+        if fields.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} has format {fields.get('format')!r:.40}, this version reads {FORMAT}. "
+                "Make the run again and save it."
+            )
+        saved = decode(SavedFile, fields)
+        if model is not None:
+            _check_model(path, saved, model)
+        # A copy: tensors in the file's own memory are unaligned, and products round otherwise.
+        device = "cpu" if model is None else model.device
+        placed = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+        placed |= {name: _named(placed, other) for name, other in saved.same.items()}
+        return unpack(saved.runs, placed, model, saved.model_name, saved.made_by)
+    except DamagedError as error:
         raise ValueError(
-            f"{path} has format {fields['format']}, this version reads {FORMAT}. Save it again."
-        )
-    if model is not None and model.name != fields["model_name"]:
-        raise ValueError(
-            f"{path} was made by {fields['model_name']!r}, the model given is {model.name!r}."
-        )
-    return _from_fields(fields, tensors, "", model)
+            f"{path} is not a saved run, or it is damaged: {error}. Make the run again and save it."
+        ) from error
 
 
-def _to_fields(run: Run, tensors: Tensors, prefix: str, tape: bool) -> dict[str, Any]:
-    """Put a run's tensors in `tensors` under `prefix`, and return the rest for JSON."""
-    fields: dict[str, Any] = {name: getattr(run, name) for name in _PLAIN}
-    fields["prompt"] = run.prompt.to_dict()
-    tensors[prefix + "pixels"] = run.pixels
-    path = run.trajectory
-    fields["trajectory"] = {"pinned": path.pinned, "start": path.start}
-    for name in ("latents", "negative_embeds", "noise_maps"):
-        if getattr(path, name) is not None:
-            tensors[f"{prefix}trajectory/{name}"] = getattr(path, name)
-    if run.masks is not None:
-        tensors[prefix + "masks"] = run.masks
-    fields["plan"] = None if run.plan is None else run.plan.to_json()
-    if run.attention is not None:
-        fields["attention"] = _store_fields(run.attention, tensors, prefix)
-    if run.tape is not None and tape:
-        fields["tape"] = _tape_fields(run.tape, tensors, prefix)
-    if run.source is not None:
-        fields["source"] = _to_fields(run.source, tensors, prefix + "source/", tape)
-    return fields
+def _read(path: str | Path) -> tuple[str, Tensors]:
+    """Return a file's text and its tensors, as they were written.
 
-
-def _from_fields(
-    fields: Mapping[str, Any], tensors: Tensors, prefix: str, model: Denoiser | None
-) -> Run:
-    """Build a run again; the reverse of `_to_fields`."""
-    prompt = Prompt.from_dict(fields["prompt"])
-    tape = _tape_from(fields["tape"], tensors, prefix) if "tape" in fields else None
-    attention = None
-    if "attention" in fields:
-        attention = _store_from(fields["attention"], tensors, prefix, prompt, tape)
-    source = None
-    if "source" in fields:
-        source = _from_fields(fields["source"], tensors, prefix + "source/", model)
-    path = {
-        name: tensors.get(f"{prefix}trajectory/{name}")
-        for name in ("negative_embeds", "noise_maps")
-    }
-    return Run(
-        prompt=prompt,
-        pixels=tensors[prefix + "pixels"].cpu(),
-        trajectory=Trajectory(
-            tensors[prefix + "trajectory/latents"],
-            path["negative_embeds"],
-            path["noise_maps"],
-            pinned=bool(fields["trajectory"]["pinned"]),
-            start=int(fields["trajectory"]["start"]),
-        ),
-        attention=attention,
-        tape=tape,
-        plan=None if fields["plan"] is None else EditPlan.from_json(fields["plan"]),
-        source=source,
-        masks=tensors.get(prefix + "masks"),
-        model=model,
-        **{name: fields[name] for name in _PLAIN},
-    )
-
-
-def _store_fields(store: AttentionStore, tensors: Tensors, prefix: str) -> dict[str, Any]:
-    for group in ("means", "originals", "self_means"):
-        for name, tensor in getattr(store, group).items():
-            tensors[f"{prefix}{group}/{name}"] = tensor
-    return {
-        "prompt": store.prompt.to_dict(),
-        "sites": [asdict(site) for site in store.sites.values()],
-        "preferred": list(store.preferred),
-    }
-
-
-def _store_from(
-    fields: Mapping[str, Any],
-    tensors: Tensors,
-    prefix: str,
-    prompt: Prompt,
-    tape: AttentionTape | None,
-) -> AttentionStore:
-    groups = {name: _under(tensors, f"{prefix}{name}/") for name in ("means", "originals")}
-    return AttentionStore(
-        prompt=prompt,
-        sites=_sites(fields["sites"]),
-        self_means=_under(tensors, f"{prefix}self_means/"),
-        tape=tape,
-        preferred=tuple(fields["preferred"]),
-        **groups,
-    )
-
-
-def _tape_fields(tape: AttentionTape, tensors: Tensors, prefix: str) -> dict[str, Any]:
-    """Put a tape's tensors in `tensors`; a tensor shared by many steps is written once."""
-    written: dict[int, str] = {}
-
-    def write(tensor: Tensor | None, name: str) -> str | None:
-        if tensor is None:
-            return None
-        key = written.setdefault(tensor.data_ptr(), prefix + name)
-        tensors[key] = tensor
-        return key[len(prefix) :]
-
-    entries = []
-    for (step, site), entry in tape.entries.items():
-        place = f"tape/{step}/{site}"
-        if isinstance(entry, Fixed):
-            entries.append([step, site, {"values": write(entry.values, f"{place}/values")}])
-            continue
-        parts = {
-            "query": write(_heads_inside(entry.query), f"{place}/query"),
-            "key": write(_heads_inside(entry.key), f"{place}/key"),
-            "mask": write(entry.mask, f"{place}/mask"),
-        }
-        entries.append([step, site, {**parts, "scale": entry.scale}])
-    sites = [asdict(site) for site in tape.sites.values()]
-    return {"model": tape.model, "steps": tape.steps, "sites": sites, "entries": entries}
-
-
-def _tape_from(fields: Mapping[str, Any], tensors: Tensors, prefix: str) -> AttentionTape:
-    def read(name: str | None) -> Any:
-        return None if name is None else tensors[prefix + name]
-
-    entries: dict[tuple[int, str], Scores | Fixed] = {}
-    for step, site, parts in fields["entries"]:
-        if "values" in parts:
-            entries[step, site] = Fixed(read(parts["values"]))
-        else:
-            query, key, mask = (read(parts[n]) for n in ("query", "key", "mask"))
-            query, key = _heads_inside(query), _heads_inside(key)
-            entries[step, site] = Scores(query, key, mask, parts["scale"])
-    return AttentionTape(fields["model"], _sites(fields["sites"]), fields["steps"], entries=entries)
-
-
-def _heads_inside(tensor: Tensor) -> Tensor:
-    """Swap heads and positions: files keep queries and keys as they lie in memory.
-
-    A file holds contiguous tensors only, and another layout would round products otherwise.
+    Raises:
+        DamagedError: If it is no safetensors file of ours, or a single bit of it was changed.
     """
-    return tensor.transpose(1, 2)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedError(str(error)) from error
+    text = about.get(_ABOUT)
+    if text is None:
+        raise DamagedError("it was not written by run.save")
+    if _CHECKSUM not in about:
+        raise DamagedError("it has no checksum; versions before 0.1.0 wrote none")
+    if about[_CHECKSUM] != _checksum(text, tensors):
+        raise DamagedError("its checksum is not that of its content")
+    return text, tensors
 
 
-def _sites(rows: list[dict[str, Any]]) -> dict[str, Site]:
-    return {row["name"]: Site(**{**row, "size": tuple(row["size"])}) for row in rows}
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all that a file holds."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
 
 
-def _under(tensors: Tensors, prefix: str) -> Tensors:
-    return {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+def _check_model(path: str | Path, saved: SavedFile, model: Denoiser) -> None:
+    """Raise if the model is another one than that which made the run, whatever it is called."""
+    if model.name != saved.model_name:
+        raise ValueError(
+            f"{path} was made by {saved.model_name!r}, the model given is {model.name!r}."
+        )
+    own = digest_of(model)
+    if not saved.made_by or own == saved.made_by:
+        return
+    if same_precision(own, saved.made_by):
+        raise ValueError(
+            f"{path} was made by another model that is called {model.name!r} too: their weights "
+            "or settings differ. Give the model that made it, or make the run again with this one."
+        )
+    warnings.warn(
+        f"{path} was made in {saved.made_by.partition(':')[0]} and the model given runs in "
+        f"{own.partition(':')[0]}, so it cannot be told whether it is the same model.",
+        stacklevel=4,
+    )
+
+
+def _named(tensors: Tensors, name: str) -> Tensor:
+    if name not in tensors:
+        raise DamagedError(f"the tensor {name!r} is missing")
+    return tensors[name]

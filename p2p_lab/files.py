@@ -1,0 +1,197 @@
+"""Write files and folders whole or not at all, and tell one content from another.
+
+Everything is written to a draft beside its place, flushed to the disk and then moved there in one
+step. A process that is killed at any moment leaves the old file, or the new one, and perhaps a
+draft; drafts have a name of their own, so that they can be counted and cleared. This file knows
+nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DRAFT = ".p2p-draft-"
+OLD = 3600.0  # seconds after which a draft belongs to no process that still writes it
+
+
+@contextmanager
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Give a draft to write to; the file appears under its name when the block ends well.
+
+    Args:
+        path: Where the file is to be. Its folder is made if it is not there.
+        replace: Whether a file that is there already is replaced.
+
+    Yields:
+        The draft's path: an empty file with the usual rights.
+
+    Raises:
+        FileExistsError: If there is a file and `replace` is off.
+        OSError: If it cannot be written; a file that was there is still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_drafts(path.parent, older=OLD)
+    draft = _draft_beside(path)
+    # As open() makes it: with the rights that the user's umask leaves.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    rights = draft.stat().st_mode & 0o777
+    try:
+        yield draft
+        _flush(draft)
+        draft.chmod(rights)  # some libraries write their own file and keep it to its owner
+        _place(draft, path, replace=replace)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes, *, replace: bool = True) -> Path:
+    """Write bytes to a file, whole or not at all; see `whole_file`.
+
+    Returns:
+        The path.
+    """
+    with whole_file(path, replace=replace) as draft:
+        draft.write_bytes(data)
+    return path
+
+
+def write_new(path: Path, data: bytes) -> Path:
+    """Write bytes under a name that is still free: edit.json, then edit-2.json.
+
+    Returns:
+        The path that was free.
+    """
+    number, free = 1, path
+    while True:
+        try:
+            return write_whole(free, data, replace=False)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a draft folder to fill; it appears under its name when the block ends well.
+
+    Args:
+        path: Where the folder is to be; must not be there.
+
+    Yields:
+        The draft's path, an empty folder.
+
+    Raises:
+        FileExistsError: If there is something already; before the block runs.
+        OSError: If it cannot be written.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_drafts(path.parent, older=OLD)
+    draft = _draft_beside(path)
+    draft.mkdir()
+    try:
+        yield draft
+        for file in draft.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        draft.rename(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that nobody ever finds a part of it under its name."""
+    draft = _draft_beside(path)
+    path.rename(draft)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def drafts(folder: Path, *, older: float = 0.0) -> list[Path]:
+    """List the drafts in a folder that were not touched for `older` seconds.
+
+    They are what a killed process left, or what another process writes right now.
+    """
+    if not folder.is_dir():
+        return []
+    latest = time.time() - older
+    return [path for path in folder.glob(DRAFT + "*") if older <= 0 or _changed(path) < latest]
+
+
+def clear_drafts(folder: Path, *, older: float = 0.0) -> int:
+    """Delete the drafts in a folder, and return how many there were."""
+    found = drafts(folder, older=older)
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return len(found)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _draft_beside(path: Path) -> Path:
+    """Return a new name for a draft; a short one, for long names may have no room for more."""
+    return path.with_name(DRAFT + secrets.token_hex(8))
+
+
+def _place(draft: Path, path: Path, *, replace: bool) -> None:
+    """Give the draft its name."""
+    if replace:
+        os.replace(draft, path)
+        return
+    try:
+        os.link(draft, path)  # unlike a move, this fails where a file lies already
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists already.") from None
+    except (OSError, AttributeError):  # no hard links: exFAT, some mounted drives
+        if os.path.lexists(path):  # the moment between this and the move cannot be closed there
+            raise FileExistsError(f"{path} exists already.") from None
+        os.replace(draft, path)
+        return
+    draft.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to bring a file's content to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Bring a folder's list of names to the disk, where the system has a way to."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _changed(path: Path) -> float:
+    """Return when a draft was changed; infinity if its writer has just finished it."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return float("inf")

@@ -1,0 +1,174 @@
+"""Laws for when things go wrong: nothing is lost, nothing is silent, nothing is run.
+
+They are tables: results × records that are kept, models × what is kept of them, kill points ×
+writers, damages × readers, canaries × openers. `docs/promises.md` names the promise of each.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from p2p_lab.edits import LocalBlend, Move, Refine, Replace, Reweight
+from p2p_lab.inversion import METHODS, EditFriendly, InversionCache, NullText, invert
+from p2p_lab.models import load
+from p2p_lab.models.identity import digest_of
+from p2p_lab.sampling import Run, animate, edit, generate
+
+CAT, DOG, RED = "a cat on grass", "a dog on grass", "a red cat on grass"
+ALL = (Replace(), Reweight("grass", 2.0), LocalBlend("cat", "dog"))
+QUICK: dict[str, Any] = {"null-text": NullText(inner_steps=1), "edit-friendly": EditFriendly()}
+
+
+def picture(seed: int = 0) -> Tensor:
+    """A smooth random picture, (3, 32, 32)."""
+    noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.avg_pool2d(noise, 5, 1, 2)[0]
+
+
+def inverted(model: Any, method: str, record: Any = "tape") -> Run:
+    return invert(model, picture(), CAT, method=QUICK.get(method, method), steps=2, record=record)
+
+
+@pytest.fixture(scope="module")
+def cat(sd32: Any) -> Run:
+    return generate(sd32, CAT, seed=3, steps=2)
+
+
+@pytest.fixture
+def weights_changed(sd32: Any) -> Any:
+    """The same model, by name and shape, after its smallest possible change."""
+    other = replace(sd32, module=copy.deepcopy(sd32.module))
+    with torch.no_grad():
+        last = list(other.module.parameters())[-1]
+        last.view(-1)[-1] = torch.nextafter(last.view(-1)[-1], torch.tensor(9.0))
+    return other
+
+
+# what is kept can be had again --------------------------------------------------------------
+
+MADE: dict[str, Callable[[Any, Run], Run]] = {
+    "generated, taped": lambda model, cat: cat,
+    "generated, stored": lambda model, cat: generate(model, CAT, seed=1, steps=2, record="store"),
+    "generated, alone": lambda model, cat: generate(model, CAT, seed=1, steps=2, record="none"),
+    "edited": lambda model, cat: edit(cat, DOG, ALL),
+    "edited, taped": lambda model, cat: edit(cat, DOG, ALL, record="tape"),
+    "edited, alone": lambda model, cat: edit(cat, DOG, ALL, record="none"),
+    "moved": lambda model, cat: edit(cat, CAT, [Move("cat", by=(0, 0.25))]),
+    "edited twice": lambda model, cat: edit(edit(cat, DOG, ALL), RED, [Replace()]),
+    "a frame": lambda model, cat: animate(cat, [CAT, (DOG, ALL)], frames=3)[1],
+    **{
+        f"{method}, {record}": lambda model, cat, m=method, r=record: inverted(model, m, r)  # type: ignore[misc]
+        for method in METHODS
+        for record in ("tape", "store", "none")
+    },
+    **{
+        f"{method}, edited": lambda model, cat, m=method: edit(inverted(model, m), DOG, ALL)  # type: ignore[misc]
+        for method in METHODS
+    },
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_whatever_is_made_is_saved_and_read_and_edited_on_to_the_same_bits(
+    made: str, sd32: Any, cat: Run, tmp_path: Path
+) -> None:
+    run = MADE[made](sd32, cat)
+    back = Run.load(run.save(tmp_path / "run.safetensors"), sd32)
+    assert torch.equal(back.pixels, run.pixels) and (back.seed, back.note) == (run.seed, run.note)
+    one, two = (edit(r, "a red dog on grass", [Refine()], reuse=False) for r in (run, back))
+    assert torch.equal(one.pixels, two.pixels)
+    again = Run.load(back.save(tmp_path / "again.safetensors"), sd32)
+    assert torch.equal(again.trajectory.latents, run.trajectory.latents)
+
+
+def test_a_long_chain_of_edits_is_saved_whole(cat: Run, tmp_path: Path) -> None:
+    run = replace(cat, tape=None, attention=None)
+    for _ in range(1200):  # more than Python's own stack would hold
+        run = replace(run, source=run)
+    back = Run.load(run.save(tmp_path / "chain"))
+    depth = 0
+    while back.source is not None:
+        back, depth = back.source, depth + 1
+    assert depth == 1200
+    assert (tmp_path / "chain").stat().st_size < 3e6, "what many share is written once"
+
+
+def test_pickling_or_copying_a_run_says_what_to_use_instead(cat: Run) -> None:
+    for act in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"run\.save\(path\).*Run\.load.*replace\(run\)"):
+            act(cat)
+
+
+# what is kept is of one model ---------------------------------------------------------------
+
+
+def test_a_saved_run_is_not_read_for_another_model_of_the_same_name(
+    cat: Run, sd32: Any, weights_changed: Any, tmp_path: Path
+) -> None:
+    path = cat.save(tmp_path / "cat")
+    with pytest.raises(ValueError, match="another model that is called 'tiny-sd' too"):
+        Run.load(path, weights_changed)
+    passed_on = Run.load(path).save(tmp_path / "again")  # read without a model and saved
+    with pytest.raises(ValueError, match="another model that is called 'tiny-sd' too"):
+        Run.load(passed_on, weights_changed)
+    assert torch.equal(Run.load(passed_on, sd32).pixels, cat.pixels)
+
+
+def test_a_run_saved_in_another_precision_is_read_with_a_warning(
+    cat: Run, sd: Any, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="made in float32 and the model given runs in float64"):
+        Run.load(cat.save(tmp_path / "cat"), sd)
+
+
+def test_every_weight_and_setting_counts_in_what_a_model_is(sdxl_folder: Path) -> None:
+    model = load(sdxl_folder, "cpu", torch.float32)
+    seen = {digest_of(model)}
+    assert digest_of(load(sdxl_folder, "cpu", torch.float32)) in seen
+    for part in (model.module, model.vae, model.text_encoder, model.text_encoder_2):
+        for tensor in list(part.parameters())[::7]:
+            tensor.data.view(-1)[-1] += 1  # a change that leaves no other trace
+            seen.add(digest_of(model))
+            tensor.data.view(-1)[-1] -= 2
+    settings = {**model.scheduler_config, "prediction_type": "v_prediction"}
+    others = replace(model, scheduler_config=settings), replace(model, blank_is_zero=False)
+    count = len(seen)
+    assert len(seen | {digest_of(other) for other in others}) == count + 2
+    assert count == 1 + sum(
+        len(list(part.parameters())[::7])
+        for part in (model.module, model.vae, model.text_encoder, model.text_encoder_2)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The tape of this run")
+def test_the_cache_makes_another_entry_for_every_weight_and_for_a_tapes_budget(
+    sd32: Any, weights_changed: Any, tmp_path: Path
+) -> None:
+    cache = InversionCache(tmp_path)
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (sd32, {}),
+        (weights_changed, {}),
+        (sd32, {"tape_budget": 10}),
+    ]
+    for count, (model, options) in enumerate(calls, start=1):
+        invert(model, picture(), CAT, steps=1, cache=cache, **options)
+        assert len(cache.files()) == count
+
+
+def test_a_cache_can_be_named_by_its_folder_and_nothing_else_is_taken_in_silence(
+    sd32: Any, tmp_path: Path
+) -> None:
+    invert(sd32, picture(), CAT, steps=1, cache=str(tmp_path / "mine"))
+    assert len(InversionCache(tmp_path / "mine").files()) == 1
+    for wrong in (1, b"here", "", ["mine"]):
+        with pytest.raises(ValueError, match="cache=.* is not possible: give True"):
+            invert(sd32, picture(), CAT, steps=1, cache=wrong)  # type: ignore[arg-type]
