@@ -242,10 +242,10 @@ def test_the_bundled_cascade_is_small_and_draws_what_diffusers_own_pipelines_dra
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
     same: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt", "clean_caption": False}
     text = "a cat in a field"
-    small = IFPipeline.from_pretrained(folder, torch_dtype=torch.float32)(
+    small = IFPipeline.from_pretrained(folder)(  # no precision named, as docs/model.md says
         text, guidance_scale=3.0, generator=torch.Generator().manual_seed(3), **same
     ).images
-    large = IFSuperResolutionPipeline.from_pretrained(folder / "super", torch_dtype=torch.float32)(
+    large = IFSuperResolutionPipeline.from_pretrained(folder / "super")(
         text,
         image=small,
         guidance_scale=2.0,
@@ -259,3 +259,18 @@ def test_the_bundled_cascade_is_small_and_draws_what_diffusers_own_pipelines_dra
     for run, theirs in ((ours, small), (whole, large)):
         assert torch.allclose(run.pixels, theirs[0].clamp(-1, 1) / 2 + 0.5, atol=1e-3)
         assert run.pixels.std() > 0.05
+
+
+def test_plain_diffusers_draws_with_the_bundled_model_what_we_draw_when_no_precision_is_named() -> (
+    None
+):
+    from diffusers import StableDiffusionPipeline
+
+    model = load("scenes-64", "cpu")
+    pipeline = StableDiffusionPipeline.from_pretrained(loading.WEIGHTS / model.name)
+    pipeline.set_progress_bar_config(disable=True)
+    text, seed = "a cat on a beach", torch.Generator().manual_seed(3)
+    theirs = pipeline(text, num_inference_steps=4, guidance_scale=3.0, generator=seed,
+                      output_type="pt").images[0]  # fmt: skip
+    ours = generate(model, text, seed=3, steps=4, guidance_scale=3.0)
+    assert torch.allclose(ours.pixels, theirs, atol=1e-4) and ours.pixels.std() > 0.05

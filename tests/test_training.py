@@ -397,7 +397,7 @@ def test_plain_diffusers_loads_the_folder_and_draws_the_same_picture_as_generate
 
     model = p2p_lab.load(exported, "cpu")
     run = p2p_lab.generate(model, "a cat in a field", seed=3, steps=4, guidance_scale=3.0)
-    pipeline = StableDiffusionPipeline.from_pretrained(exported, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(exported)  # no precision named
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         "a cat in a field",

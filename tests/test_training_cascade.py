@@ -88,13 +88,11 @@ def exported(smoke: CascadeParts, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def pipelines(exported: Path) -> tuple[Any, Any]:
-    """Both stages as diffusers opens them."""
+    """Both stages as diffusers opens them, no precision named."""
     from diffusers import IFPipeline, IFSuperResolutionPipeline
 
-    base = IFPipeline.from_pretrained(exported, torch_dtype=torch.float32)
-    larger = IFSuperResolutionPipeline.from_pretrained(
-        exported / "super", torch_dtype=torch.float32
-    )
+    base = IFPipeline.from_pretrained(exported)
+    larger = IFSuperResolutionPipeline.from_pretrained(exported / "super")
     for pipeline in (base, larger):
         pipeline.set_progress_bar_config(disable=True)
     return base, larger

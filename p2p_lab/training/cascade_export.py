@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p_lab.training.cascade_build import CascadeParts
 from p2p_lab.training.config import CascadeConfig
-from p2p_lab.training.export import draft_of, known_words, write_card, write_words
+from p2p_lab.training.export import draft_of, known_words, save_pipeline, write_card, write_words
 from p2p_lab.training.preview import PROMPTS, to_grid
 
 SUPER = "super"  # subfolder of the later stage
@@ -121,7 +121,7 @@ def save_cascade(
         (SUPER, assemble_super(parts), draft / SUPER),
         ("base", assemble_base(parts), draft),
     ):
-        pipeline.to(dtype=torch.float16).save_pretrained(place, safe_serialization=True)
+        save_pipeline(pipeline, place)
         write_words(place, known_words(config))
         write_card(
             place,

@@ -37,11 +37,23 @@ def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any])
         FileExistsError: when the folder is there already.
     """
     draft = draft_of(folder)
-    pipeline = assemble(parts).to(dtype=torch.float16)
-    pipeline.save_pretrained(draft, safe_serialization=True)
+    save_pipeline(assemble(parts), draft)
     write_words(draft, known_words(config))
     write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
     os.replace(draft, folder)
+
+
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write a pipeline in half precision that diffusers opens in one precision, float32.
+
+    A text encoder's `config.json` says in which precision it was saved, and transformers obeys it
+    where no precision is named; diffusers opens all other parts in float32. The file is made to
+    say float32 too, or a text of float16 would meet a U-Net of float32. The weights stay halved.
+    """
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    config = folder / "text_encoder" / "config.json"
+    facts = {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"}
+    config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def draft_of(folder: Path) -> Path:
