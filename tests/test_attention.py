@@ -635,6 +635,20 @@ def test_a_users_own_mask_alone_and_with_words() -> None:
     assert torch.equal(both, alone * blend_mask(maps, maps, words, (4, 4), (8, 8)))
 
 
+@pytest.mark.parametrize("scale", [-3.0, -1.0, 0.5, 4.0])
+def test_the_region_of_a_word_does_not_depend_on_how_loud_it_is_or_in_which_direction(
+    scale: float,
+) -> None:
+    maps = [draw(1, 16, TEXT).mul(3).softmax(-1)]
+    blend = BlendPlan(target_tokens=(2, 3), threshold=0.8)
+    wanted = blend_mask(maps, maps, blend, (4, 4), (8, 8))
+    faded = blend_mask(maps, [maps[0] * scale], blend, (4, 4), (8, 8))
+    assert 0 < wanted.mean() < 1
+    assert torch.equal(faded, wanted)
+    silent = blend_mask(maps, [maps[0] * 0], blend, (4, 4), (8, 8))
+    assert not silent.any()
+
+
 def test_the_blend_takes_the_sites_nearest_to_sixteen_squared_of_any_aspect() -> None:
     sizes = [(64, 96), (32, 48), (16, 24), (8, 12)]
     sites = {str(s): replace(LAYOUTS[0], name=str(s), size=s) for s in sizes}

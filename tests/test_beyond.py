@@ -16,6 +16,7 @@ import p2p_lab
 from benchmarks.beyond.moves import make_move
 from benchmarks.moving import centre, measure
 from p2p_lab.attention import Controller, Rows, Site, sharp_map
+from p2p_lab.attention.blending import blend_mask
 from p2p_lab.attention.moving import centre_of, move_rows, region_of
 from p2p_lab.attention.sharpening import enlarge_along, propagate
 from p2p_lab.edits import (
@@ -110,6 +111,23 @@ def test_rows_that_are_moved_still_sum_to_one() -> None:
     assert moved.shape == probs.shape
     assert torch.allclose(moved.sum(-1), torch.ones(2, 3, 64, dtype=torch.float64))
     assert bool((moved >= 0).all())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (2, 2), (1, 1)])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("covered", [0.5, 1.0])
+def test_rows_sum_to_one_also_where_old_and_new_place_cover_the_picture(
+    size: tuple[int, int], scale: float, covered: float
+) -> None:
+    probs = draw(2, 3, size[0] * size[1], 7).softmax(-1)
+    region = torch.zeros(2, 16, 16, dtype=torch.float64)
+    region[0, :, : round(16 * covered)] = 1  # the other picture's object is small
+    region[1, 3:5, 6:9] = 1
+    for by in ((0.0, covered), (0.3, 0.25), (-1.0, 1.0)):
+        moved = move_rows(probs, region, by, scale, size)
+        assert torch.allclose(moved.sum(-1), torch.ones_like(moved.sum(-1)))
+        assert bool((moved >= 0).all())
+        assert torch.allclose(moved[1:], move_rows(probs[1:], region[1:], by, scale, size))
 
 
 def test_moving_whole_cells_takes_each_row_along_and_leaves_the_rest_alone() -> None:
@@ -385,6 +403,16 @@ def test_the_frames_on_keyframes_are_those_edits_to_the_bit(cat: Run) -> None:
     assert torch.equal(frames[4].pixels, edit(cat, CAT, [RIGHT], reuse=False).pixels)
 
 
+@pytest.mark.parametrize("method", ["direct", "edit-friendly"])
+def test_the_end_frames_of_a_photographs_animation_are_its_edits(
+    sd: Denoiser, cat: Run, method: Any
+) -> None:
+    source = invert(sd, cat.image, CAT, method=method, steps=4)
+    frames = animate(source, FRAMES, frames=3)
+    assert torch.equal(frames[0].pixels, edit(source, CAT, [Refine()], reuse=False).pixels)
+    assert torch.equal(frames[2].pixels, edit(source, *FRAMES[1], reuse=False).pixels)
+
+
 def test_frames_between_mix_plans_and_embeddings(cat: Run, sd: Denoiser) -> None:
     plans = keyframe_plans(cat, FRAMES)
     half = frame_plan(plans, 1, 3)
@@ -432,20 +460,75 @@ def test_a_move_between_keyframes_goes_part_of_the_way() -> None:
     assert half.blend == last.blend
 
 
-def test_a_fence_that_one_keyframe_lacks_opens_little_by_little() -> None:
-    free = compile_edits([Refine()], PROMPT, PROMPT, STEPS)
-    fenced = compile_edits([LocalBlend("cat", threshold=0.4, start=0.4)], PROMPT, PROMPT, STEPS)
-    half = between(free, fenced, 0.5)
-    assert half.blend is not None
-    assert half.blend.threshold == pytest.approx(0.2)
-    assert between(free, fenced, 0) is free and between(free, fenced, 1) is fenced
+def test_the_region_of_a_move_goes_from_one_mask_to_the_other() -> None:
+    here, there = torch.zeros(8, 8), torch.zeros(8, 8)
+    here[1:3, 1:3] = there[5:7, 4:8] = 1
+    first, last = (
+        compile_edits([Move("cat", (0, 0.2), mask=mask)], PROMPT, PROMPT, STEPS)
+        for mask in (here, there)
+    )
+    mask = between(first, last, 0.25).moves[0].mask
+    assert mask is not None
+    assert torch.allclose(mask, 0.75 * here.double() + 0.25 * there.double())
+    last = compile_edits([Move("cat", mask=torch.ones(4, 4), scale=2)], PROMPT, PROMPT, STEPS)
+    with pytest.raises(ValueError, match="same shape"):
+        between(first, last, 0.5)
+
+
+def test_the_treatment_of_joint_softmaxes_is_that_of_the_keyframe_that_has_one() -> None:
+    alone = compile_edits([Move("cat", (0, 0.2))], PROMPT, PROMPT, STEPS)  # no self-attention
+    maps, queries = (
+        compile_edits([Refine(joint=joint)], PROMPT, PROMPT, STEPS) for joint in ("maps", "queries")
+    )
+    assert between(alone, queries, 0.5).joint == between(queries, alone, 0.5).joint == "queries"
+    with pytest.raises(ValueError, match="joint="):
+        between(maps, queries, 0.5)
+
+
+FENCES: dict[str, LocalBlend | None] = {
+    "none": None,
+    "words": LocalBlend("cat", threshold=0.4),
+    "other words": LocalBlend("grass", ("cat", "grass"), threshold=0.6),
+    "source words": LocalBlend("cat", (), threshold=0.5),
+    "minus": LocalBlend("cat", subtract="grass"),
+    "mask": LocalBlend(mask=draw(6, 6, seed=4)),
+    "mask, minus": LocalBlend("cat", subtract="a", mask=draw(9, 4, seed=6)),
+}
+
+
+@pytest.mark.parametrize("last", list(FENCES))
+@pytest.mark.parametrize("first", list(FENCES))
+def test_the_region_of_a_fence_goes_from_that_of_one_keyframe_to_that_of_the_next(
+    first: str, last: str
+) -> None:
+    def mask(plan: EditPlan) -> Tensor:
+        before, after = ([draw(1, 64, len(PROMPT), seed=s).softmax(-1)] for s in (7, 8))
+        if plan.blend is None:
+            return torch.ones(1, 1, 16, 16, dtype=torch.float64)
+        return blend_mask(before, after, plan.blend, (8, 8), (16, 16))
+
+    fences = [FENCES[name] for name in (first, last)]
+    one, other = (
+        compile_edits([Refine(), *([fence] if fence else [])], PROMPT, PROMPT, STEPS)
+        for fence in fences
+    )
+    shares = (1e-12, 0.25, 0.5, 0.75, 1 - 1e-12)
+    mixed = [between(one, other, share) for share in shares]
+    regions = [mask(plan) for plan in mixed]
+    for region, plan in ((regions[0], one), (regions[-1], other)):  # a word has one loudest cell
+        assert (region - mask(plan)).abs().mean() <= 2 / 64 + 1e-9
+    assert between(one, other, 0) is one and between(one, other, 1) is other
+    assert all(EditPlan.from_json(plan.to_json()) == plan and str(plan) for plan in mixed)
+    if first == "none":  # it closes little by little
+        for wide, narrow in zip(regions, regions[1:], strict=False):
+            assert bool((wide >= narrow - 1e-9).all())
 
 
 def test_plans_that_cannot_be_mixed_are_refused() -> None:
     one = compile_edits([LocalBlend("cat", subtract="grass")], PROMPT, PROMPT, STEPS)
     two = compile_edits([LocalBlend("cat")], PROMPT, PROMPT, STEPS)
-    with pytest.raises(ValueError, match="subtracts"):
-        between(one, two, 0.5)
+    with pytest.raises(ValueError, match="mixed again"):
+        between(between(one, two, 0.5), two, 0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
         between(one, two, 1.5)
     with pytest.raises(ValueError, match="steps"):

@@ -26,6 +26,7 @@ from p2p_lab.edits import (
     Refine,
     Replace,
     Reweight,
+    between,
     compile_edits,
     default_edits,
     mix_cross,
@@ -433,6 +434,47 @@ def test_a_swapped_word_keeps_its_total_attention(old: str, new: str) -> None:
     edited = mix_cross(maps(1), maps(2), plan, 0)
     before = maps(1)[..., source.tokens_of(old)].sum(-1)
     assert torch.allclose(edited[..., target.tokens_of(new)].sum(-1), before)
+
+
+@st.composite
+def keyframes(draw: st.DrawFn) -> EditPlan:
+    """A plan of any target for one and the same source, as an animation has them."""
+    source, target = "a polar bear on the grass", draw(SENTENCES)
+    words = st.sampled_from(target.split())
+    aligner = draw(st.sampled_from([Replace, Refine]))
+    edits: list[Any] = [aligner(cross=draw(WINDOWS), self_attention=draw(WINDOWS))]
+    if draw(st.booleans()):
+        edits.append(Reweight(draw(words), draw(st.floats(0, 3)), draw(WINDOWS)))
+    if draw(st.booleans()):
+        minus = draw(st.sampled_from(["", "grass"]))
+        edits.append(LocalBlend("bear", draw(words), subtract=minus or ()))
+    try:
+        return planned(edits, source, target, 6)
+    except AlignmentError:
+        return planned([], source, source, 6)
+
+
+@LAWS
+@given(keyframes(), keyframes(), st.floats(0.01, 0.99))
+def test_between_two_plans_every_map_is_the_mix_of_their_maps(
+    one: EditPlan, other: EditPlan, share: float
+) -> None:
+    mixed = between(one, other, share)
+    for step in range(one.steps):
+        ends = [mix_cross(maps(1), maps(2), plan, step) for plan in (one, other)]
+        got = mix_cross(maps(1), maps(2), mixed, step)
+        assert torch.allclose(got, (1 - share) * ends[0] + share * ends[1], atol=1e-12)
+        masses = [end.sum(-2) for end in ends]
+        low, high = torch.minimum(*masses) - 1e-9, torch.maximum(*masses) + 1e-9
+        assert bool(((got.sum(-2) >= low) & (got.sum(-2) <= high)).all())
+        assert mixed.edits_cross(step) or torch.equal(got, maps(2))
+    assert EditPlan.from_json(mixed.to_json()) == mixed
+    assert mixed.shared_prefix(mixed) == mixed.steps and mixed.explain() and str(mixed)
+    assert mixed.shared_prefix(one) == one.shared_prefix(mixed)
+    for name in ("start", "stop"):
+        spans = [getattr(plan.self_steps, name) for plan in (one, other) if plan.self_steps]
+        if len(spans) == 2:
+            assert min(spans) <= getattr(mixed.self_steps, name) <= max(spans)
 
 
 @LAWS

@@ -36,49 +36,91 @@ def blend_mask(
     Args:
         source: The source's summed or mean maps so far, (B, pixels, L) a site.
         target: The same of the target.
-        blend: Words, threshold and the user's own mask.
+        blend: Words, threshold and the user's own mask; or two of them and a share.
         grid: Height and width (h, w) of the maps.
         size: Height and width of the latents.
 
     Returns:
         Mask (B, 1, h, w) in [0, 1]: 1 where the edit may change the latents.
     """
-    mask: Tensor | None = None
-    if blend.source_tokens or blend.target_tokens:
-        near = _region(source, blend.source_tokens, blend.threshold, grid, size, pool=True)
-        mask = near | _region(target, blend.target_tokens, blend.threshold, grid, size, pool=True)
-    if blend.source_subtract or blend.target_subtract:
-        away = _region(source, blend.source_subtract, blend.threshold, grid, size, pool=False)
-        away = away | _region(
-            target, blend.target_subtract, blend.threshold, grid, size, pool=False
-        )
-        mask = ~away if mask is None else mask & ~away
     like = source[0]
-    soft = like.new_ones(like.shape[0], 1, *size) if mask is None else mask.to(like.dtype)
-    return soft if blend.mask is None else soft * _own(blend.mask, size).to(like)
+    fences = [(blend, 1.0)]
+    if blend.toward is not None:
+        other, share = blend.toward
+        fences = [(blend, 1 - share), (other, share)]
+    near, away = (
+        [_loudest(source, target, fence, grid, size, subtract=subtract) for fence, _ in fences]
+        for subtract in (False, True)
+    )
+    inside, outside = _above(near, fences, missing=0.0), _above(away, fences, missing=1.0)
+    mask = like.new_ones(like.shape[0], 1, *size) if inside is None else inside.to(like)
+    if outside is not None:
+        mask = mask * ~outside
+    return mask * _own(fences, size).to(like)
 
 
-def _region(
-    maps: Sequence[Tensor],
-    tokens: Sequence[int],
-    threshold: float,
+def _above(
+    loud: Sequence[Tensor | None], fences: Sequence[tuple[BlendPlan, float]], *, missing: float
+) -> Tensor | None:
+    """Find where Σ share · (loudness − threshold) > 0, (B, 1, h, w) bool; None without words.
+
+    A fence without such words takes the other one's, at a threshold that lets all (0) or nothing
+    (1) be above it.
+    """
+    known = [one for one in loud if one is not None]
+    if not known:
+        return None
+    level = torch.zeros_like(known[0])
+    for one, (fence, share) in zip(loud, fences, strict=True):
+        level = level + share * (known[0] - missing if one is None else one - fence.threshold)
+    return level > 0
+
+
+def _loudest(
+    source: Sequence[Tensor],
+    target: Sequence[Tensor],
+    fence: BlendPlan,
     grid: tuple[int, int],
     size: tuple[int, int],
     *,
-    pool: bool,
-) -> Tensor:
-    """Find where some tokens' mean map exceeds the threshold, (B, 1, h, w) bool."""
-    batch = maps[0].shape[0]
-    if not tokens:
-        return torch.zeros(batch, 1, *size, dtype=torch.bool, device=maps[0].device)
-    words = torch.stack([m[..., list(tokens)].sum(-1) for m in maps]).mean(0)  # (B, pixels)
-    heat = words.reshape(batch, 1, *grid)
+    subtract: bool,
+) -> Tensor | None:
+    """Return how loud a fence's words are, as a part of their maximum, in the louder prompt."""
+    if subtract:
+        groups = (source, fence.source_subtract), (target, fence.target_subtract)
+    else:
+        groups = (source, fence.source_tokens), (target, fence.target_tokens)
+    parts = []
+    for maps, tokens in groups:
+        if tokens:
+            parts.append(_loudness(_heat(maps, tokens, grid), size, pool=not subtract))
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else torch.maximum(*parts)
+
+
+def _heat(maps: Sequence[Tensor], tokens: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """Return some tokens' mean map, (B, 1, h, w).
+
+    A word that is pushed away has a negative map: it acts where that is far from 0.
+    """
+    words = torch.stack([m[..., list(tokens)].abs().sum(-1) for m in maps]).mean(0)  # (B, pixels)
+    return words.reshape(words.shape[0], 1, *grid)
+
+
+def _loudness(heat: Tensor, size: tuple[int, int], *, pool: bool) -> Tensor:
+    """Return a map as a part of its maximum, (B, 1, H, W); 0 where there is nothing."""
     if pool:
         heat = F.max_pool2d(heat, kernel_size=3, stride=1, padding=1)
     heat = F.interpolate(heat, size=size)  # nearest, as in the reference
-    return heat / heat.amax(dim=(2, 3), keepdim=True) > threshold
+    return (heat / heat.amax(dim=(2, 3), keepdim=True)).nan_to_num(0.0)
 
 
-def _own(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring the user's mask to the latents' size by averaging."""
-    return F.interpolate(mask[None, None].float(), size=size, mode="area")  # (1, 1, h, w)
+def _own(fences: Sequence[tuple[BlendPlan, float]], size: tuple[int, int]) -> Tensor:
+    """Bring the user's masks to the latents' size by averaging, and mix them, (1, 1, H, W)."""
+    total = torch.zeros(1, 1, *size)
+    for fence, share in fences:
+        mask = torch.ones(1, 1) if fence.mask is None else fence.mask
+        own = F.interpolate(mask[None, None].float(), size=size, mode="area")
+        total = total + share * own.cpu()
+    return total

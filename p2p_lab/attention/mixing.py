@@ -87,9 +87,14 @@ def mix_values(
     if source is not None and plan.needs_source_cross(step):
         fed = source_gain[step].unsqueeze(-1) * wide
         parts.append(source @ (fed if plan.keeps_places else mapper @ fed))
+        second = plan.second_like(probs)
+        if second is not None:
+            parts.append(source @ (second.mapper @ (second.gain[step].unsqueeze(-1) * wide)))
     if target is not None and (plan.needs_target_cross(step) or not parts):
         parts.append(target @ (target_gain[step].unsqueeze(-1) * wide))
-    mixed = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    mixed = parts[0]
+    for part in parts[1:]:
+        mixed = mixed + part
     return mixed.to(value.dtype)
 
 

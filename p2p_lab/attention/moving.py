@@ -4,12 +4,15 @@
     from(p) = c + (p − c − by) / scale
 
 R is the object's region with its centre c, N_p = R[from(p)] the new place, V = R the old one, and
-M̄ the mean row of what lies outside both. Each row stays a mean of rows, so it still sums to 1.
+M̄ the mean row of what lies outside both (outside the old place alone, or of the whole picture, if
+nothing is left). Each row stays a mean of rows, so it still sums to 1.
 Positions and lengths are fractions of the picture, the same at every site. Prompts and steps are
 not known here. This is our extension: the paper names moving objects as a limit (section 5).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -93,7 +96,7 @@ def move_rows(
     grid = probs.movedim(-1, 1)  # (B, L, ..., pixels)
     flat = grid.reshape(grid.shape[0], -1, *size)  # (B, L · heads, h, w)
     around = (1 - old) * (1 - new)
-    mean = (flat * around).sum(dim=(-2, -1), keepdim=True) / _whole(around)
+    mean = _mean_row(flat, (around, 1 - old, torch.ones_like(old)))
     brought = carried(flat, centre, by, scale, padding="border")
     moved = around * flat + new * brought + old * (1 - new) * mean
     return moved.reshape(grid.shape).movedim(1, -1)
@@ -129,7 +132,15 @@ def _centres(count: int, like: Tensor) -> Tensor:
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
 
 
-def _whole(weights: Tensor) -> Tensor:
-    """Return the sum of weights (B, 1, h, w), and 1 where there are none."""
+def _mean_row(grid: Tensor, choices: Sequence[Tensor]) -> Tensor:
+    """Return the weighted mean row of a grid (B, C, h, w), (B, C, 1, 1).
+
+    The weights, (B, 1, h, w), are the first of the choices that is not 0 everywhere; the last one
+    never is. Every picture of the batch has its own.
+    """
+    weights = choices[-1]
+    for other in reversed(choices[:-1]):
+        some = (other > 0).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        weights = torch.where(some, other, weights)
     total = weights.sum(dim=(-2, -1), keepdim=True)
-    return torch.where(total > 0, total, torch.ones_like(total))
+    return (grid * weights).sum(dim=(-2, -1), keepdim=True) / total

@@ -1,18 +1,22 @@
 """A plan between two plans: what an animation does between its keyframes.
 
-    P_u = (1 − u) P_a + u P_b,   g_u = (1 − u) g_a + u g_b,   e_u = (1 − u) e(a) + u e(b)
+    M̂_u = (1 − u) M̂_a + u M̂_b  for any maps,   e_u = (1 − u) e(a) + u e(b)
 
-All numbers are mixed: mapper, gains, windows, fences, moves, and (by the sampler) the embedding e
-of the text. What only one of the two has is taken as having no effect in the other.
+What is mixed is the map, so the attention of a word lies between what it has in the two plans;
+windows, fences and moves are mixed number by number, and (by the sampler) the embedding e of the
+text. What only one of the two has is taken as having no effect in the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from p2p_lab.edits.movement import MovePlan
 from p2p_lab.edits.places import nearest_step
-from p2p_lab.edits.plan import BlendPlan, EditPlan
+from p2p_lab.edits.plan import BlendPlan, EditPlan, Feed, Joint
 from p2p_lab.tokens import Prompt
 
 
@@ -37,24 +41,56 @@ def between(one: EditPlan, other: EditPlan, share: float) -> EditPlan:
             )
     if share in (0, 1):
         return other if share else one
+    toward = _toward(one, other, share)
+    mapper, gain, second = _feeds(one, other, share)
     return one.with_(
-        mapper=(1 - share) * one.mapper + share * other.mapper,
-        source_gain=(1 - share) * one.source_gain + share * other.source_gain,
+        mapper=mapper,
+        source_gain=gain,
         target_gain=(1 - share) * one.target_gain + share * other.target_gain,
+        second=second,
         self_steps=_steps(one.self_steps, other.self_steps, share),
         self_pixels=round(_mix(one.self_pixels, other.self_pixels, share)),
+        joint=_joint(one, other),
         blend=_blend(one.blend, other.blend, share),
         moves=_moves(one.moves, other.moves, share),
-        toward=_toward(one, other, share),
+        toward=toward,
     )
 
 
 def _toward(one: EditPlan, other: EditPlan, share: float) -> tuple[Prompt, float] | None:
-    if one.toward is not None or other.toward is not None:
-        raise ValueError("A plan between two prompts cannot be mixed again. Mix keyframes only.")
+    for plan in (one, other):
+        half_way = plan.blend is not None and plan.blend.toward is not None
+        if plan.toward is not None or plan.second is not None or half_way:
+            raise ValueError("A plan between two others cannot be mixed again. Mix keyframes only.")
     if one.target == other.target or other.target is None:
         return None
     return other.target, share
+
+
+def _feeds(one: EditPlan, other: EditPlan, share: float) -> tuple[Tensor, Tensor, Feed | None]:
+    """Return mapper, source gain and second feed, whose sum is the mix of both plans' feeds.
+
+    A token that both plans feed from the same places, or only one feeds at all, needs one mapper;
+    only where the places differ the other plan's go to the second.
+    """
+    mine, theirs = (1 - share) * one.source_gain, share * other.source_gain  # (T, L)
+    used, wanted = (mine != 0).any(dim=0), (theirs != 0).any(dim=0)  # (L,)
+    apart = used & wanted & (one.mapper != other.mapper).any(dim=0)
+    mapper = torch.where(wanted & ~used, other.mapper, one.mapper)
+    gain = mine + torch.where(apart, torch.zeros_like(theirs), theirs)
+    if not bool(apart.any()):
+        return mapper, gain, None
+    return mapper, gain, Feed(other.mapper * apart, theirs * apart)
+
+
+def _joint(one: EditPlan, other: EditPlan) -> Joint:
+    """Return how joint softmaxes are treated; a plan without self-attention steps has no say."""
+    if one.self_steps and other.self_steps and one.joint != other.joint:
+        raise ValueError(
+            f"One keyframe has joint={one.joint!r} and another {other.joint!r}; there is nothing "
+            "between them. Give both the same."
+        )
+    return one.joint if one.self_steps else other.joint
 
 
 def _mix(a: float, b: float, share: float) -> float:
@@ -71,34 +107,14 @@ def _steps(a: range, b: range, share: float) -> range:
 
 
 def _blend(a: BlendPlan | None, b: BlendPlan | None, share: float) -> BlendPlan | None:
-    """Return the fence between two; no fence is one with threshold 0 from the first step on."""
-    if a is None and b is None:
-        return None
-    a, b = a or _open(b), b or _open(a)
-    same = (a.source_subtract, a.target_subtract) == (b.source_subtract, b.target_subtract)
-    if not same or (a.mask is None) != (b.mask is None):
-        raise ValueError(
-            "Two fences of which only one subtracts words or brings a mask cannot be mixed. Give "
-            "both keyframes a LocalBlend with the same subtract= and a mask= each, or none."
-        )
-    if a.mask is not None and b.mask is not None and a.mask.shape != b.mask.shape:
-        raise ValueError("The masks of two fences to be mixed must have the same shape.")
-    return BlendPlan(
-        source_tokens=tuple(sorted({*a.source_tokens, *b.source_tokens})),
-        target_tokens=tuple(sorted({*a.target_tokens, *b.target_tokens})),
-        source_subtract=a.source_subtract,
-        target_subtract=a.target_subtract,
-        threshold=_mix(a.threshold, b.threshold, share),
-        start_step=nearest_step(_mix(a.start_step, b.start_step, share)),
-        mask=None if a.mask is None or b.mask is None else (1 - share) * a.mask + share * b.mask,
+    """Return the fence between two; no fence is one that says nothing."""
+    if a == b:
+        return a
+    a = a or BlendPlan(start_step=b.start_step if b else 0)
+    b = b or BlendPlan(start_step=a.start_step)
+    return replace(
+        a, start_step=nearest_step(_mix(a.start_step, b.start_step, share)), toward=(b, share)
     )
-
-
-def _open(fence: BlendPlan | None) -> BlendPlan:
-    """Return a fence like another one that lets the edit act everywhere."""
-    assert fence is not None
-    mask = None if fence.mask is None else fence.mask * 0 + 1
-    return replace(fence, threshold=0.0, mask=mask)
 
 
 def _moves(a: tuple[MovePlan, ...], b: tuple[MovePlan, ...], share: float) -> tuple[MovePlan, ...]:
@@ -117,12 +133,16 @@ def _still(move: MovePlan) -> MovePlan:
 
 
 def _move(a: MovePlan, b: MovePlan, share: float) -> MovePlan:
-    if (a.mask is None) != (b.mask is None):
+    one, two = a.mask, b.mask
+    if (one is None) != (two is None):
         raise ValueError("Two moves of one word need a mask= each, or none.")
+    if one is not None and two is not None and one.shape != two.shape:
+        raise ValueError("The masks of two moves of one word must have the same shape.")
     return replace(
         a,
         by=(_mix(a.by[0], b.by[0], share), _mix(a.by[1], b.by[1], share)),
         scale=a.scale ** (1 - share) * b.scale**share,  # a size grows by factors
         steps=_steps(a.steps, b.steps, share),
         threshold=_mix(a.threshold, b.threshold, share),
+        mask=None if one is None or two is None else torch.lerp(one, two, share),
     )

@@ -34,6 +34,8 @@ class BlendPlan:
         start_step: first step at which the latents are blended.
         mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
             it is the whole mask; with tokens the two are multiplied.
+        toward: another region, and the share of the way to it (an animation); the start step is
+            that of both together.
     """
 
     source_tokens: tuple[int, ...] = ()
@@ -43,10 +45,28 @@ class BlendPlan:
     threshold: float = 0.3
     start_step: int = 0
     mask: Tensor | None = None
+    toward: tuple[BlendPlan, float] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal, the mask element by element."""
         return isinstance(other, BlendPlan) and same_fields(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Say which source tokens feed the target a second time, beside the plan's own mapper.
+
+    Attributes:
+        mapper: P, (L, L).
+        gain: (T, L); how much of the mapped source column j enters at step t.
+    """
+
+    mapper: Tensor
+    gain: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both tensors are equal."""
+        return isinstance(other, Feed) and same_fields(self, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +87,7 @@ class EditPlan:
         compat: "reference" if the quirks of the authors' code were reproduced.
         moves: which words' source attention is taken to another place before it is mixed.
         toward: another prompt, and the share of its embedding in the target's (an animation).
+        second: a second mapper with its gain, between two alignments (an animation), or None.
     """
 
     mapper: Tensor
@@ -81,6 +102,7 @@ class EditPlan:
     moves: tuple[MovePlan, ...] = ()
     toward: tuple[Prompt, float] | None = None
     joint: Joint = "maps"
+    second: Feed | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes do not belong together."""
@@ -180,6 +202,7 @@ class EditPlan:
             torch.equal(self.source_gain[step], other.source_gain[step])
             and torch.equal(self.target_gain[step], other.target_gain[step])
             and torch.equal(self.mapper[:, used], other.mapper[:, used])
+            and self._agrees_second(other, step)
             and self.edits_self(step) == other.edits_self(step)
             and (not self.edits_self(step) or self.self_pixels == other.self_pixels)
             and (not self.edits_self(step) or self.joint == other.joint)
@@ -187,14 +210,27 @@ class EditPlan:
             and (not self.blends(step) or self.blend == other.blend)
         )
 
+    def _agrees_second(self, other: EditPlan, step: int) -> bool:
+        mine, theirs = self.second, other.second
+        if mine is None or theirs is None:
+            one = mine or theirs
+            return one is None or not bool((one.gain[step] != 0).any())
+        used = mine.gain[step] != 0
+        return torch.equal(mine.gain[step], theirs.gain[step]) and torch.equal(
+            mine.mapper[:, used], theirs.mapper[:, used]
+        )
+
     @cached_property
     def _mixing(self) -> tuple[bool, ...]:
-        changed = (self.source_gain != 0) | (self.target_gain != 1)
-        return tuple(bool(flag) for flag in changed.any(dim=1).tolist())
+        changed = (self.target_gain != 1).any(dim=1).tolist()
+        return tuple(a or b for a, b in zip(changed, self._using_source, strict=True))
 
     @cached_property
     def _using_source(self) -> tuple[bool, ...]:
-        return tuple(bool(flag) for flag in (self.source_gain != 0).any(dim=1).tolist())
+        used = self.source_gain != 0
+        if self.second is not None:
+            used = used | (self.second.gain != 0)
+        return tuple(bool(flag) for flag in used.any(dim=1).tolist())
 
     @cached_property
     def _using_target(self) -> tuple[bool, ...]:
@@ -206,23 +242,27 @@ class EditPlan:
         return torch.equal(self.mapper, torch.eye(self.length).to(self.mapper))
 
     @cached_property
-    def _copies(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]]:
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:
         return {}
 
     def tensors_like(self, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mapper, source gain and target gain in the dtype and on the device of `probs`.
+        """Return mapper, source gain and target gain in the dtype and on the device of `probs`."""
+        mapper, source, target = self._copied(probs)[:3]
+        return mapper, source, target
 
-        They are copied once, not at every attention site.
-        """
+    def second_like(self, probs: Tensor) -> Feed | None:
+        """Return the second mapper with its gain in the dtype and on the device of `probs`."""
+        return None if self.second is None else Feed(*self._copied(probs)[3:])
+
+    def _copied(self, probs: Tensor) -> list[Tensor]:
+        """Return all tensors like `probs`; they are copied once, not at every attention site."""
         key = (probs.device, probs.dtype)
         if key not in self._copies:
+            tensors = [self.mapper, self.source_gain, self.target_gain]
+            tensors += [] if self.second is None else [self.second.mapper, self.second.gain]
             # Copies made inside inference mode could not be used where gradients are taken later.
-            with torch.inference_mode(False):
-                mapper, source, target = (
-                    tensor.to(probs.dtype).to(probs.device)  # in this order: MPS has no float64
-                    for tensor in (self.mapper, self.source_gain, self.target_gain)
-                )
-            self._copies[key] = (mapper, source, target)
+            with torch.inference_mode(False):  # in this order: MPS has no float64
+                self._copies[key] = [one.to(probs.dtype).to(probs.device) for one in tensors]
         return self._copies[key]
 
     def with_(self, **changes: Any) -> EditPlan:
@@ -261,15 +301,16 @@ class EditPlan:
             ValueError: the text is no saved plan.
         """
         fields = report.from_json(text)
-        blend = fields.pop("blend")
-        return cls(**fields, blend=None if blend is None else BlendPlan(**blend))
+        second = fields.pop("second")
+        return cls(**fields, second=None if second is None else Feed(*second))
 
 
 def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) -> Tensor:
     """Apply the edit equation to the cross-attention probabilities of one site at one step.
 
-    M_hat[:, j] = source_gain[t, j] (M_source P)[:, j] + target_gain[t, j] M_target[:, j].
-    Rows are not renormalised, as in the paper.
+    M_hat[:, j] = source_gain[t, j] (M_source P)[:, j] + target_gain[t, j] M_target[:, j],
+    and a second feed from the source where the plan has one. Rows are not renormalised, as in the
+    paper.
 
     Args:
         source: probabilities of the source, (..., L), softmax over L; None where the plan does
@@ -296,4 +337,6 @@ def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) 
             f"source beside the target, or replay its tape."
         )
     mapped = source if plan.keeps_places else source @ mapper
-    return source_gain[step] * mapped + own  # (..., L)
+    mixed = source_gain[step] * mapped + own  # (..., L)
+    second = plan.second_like(source)
+    return mixed if second is None else mixed + second.gain[step] * (source @ second.mapper)

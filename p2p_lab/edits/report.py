@@ -41,12 +41,12 @@ def table(plan: EditPlan) -> str:
     end = plan.length if plan.target is None else plan.target.end
     rows = [("token", "from the source", "gain source", "gain target")]
     for j in range(end):
-        fed = bool((plan.source_gain[:, j] != 0).any())
+        feeds = _feeds(plan, j)
         rows.append(
             (
                 _name(plan.target, j),
-                _origin(plan, j) if fed else "-",
-                gain_text(plan.source_gain[:, j]),
+                " and ".join(_origin(plan, mapper) for mapper, _ in feeds) or "-",
+                " and ".join(gain_text(gain) for _, gain in feeds) or "0",
                 gain_text(plan.target_gain[:, j]),
             )
         )
@@ -81,10 +81,18 @@ def _name(prompt: Prompt | None, token: int) -> str:
     return f"{token}" if prompt is None else f"{token} {prompt.pieces[token]}"
 
 
-def _origin(plan: EditPlan, j: int) -> str:
+def _feeds(plan: EditPlan, j: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the mapper's column and the gains of what feeds a target token from the source."""
+    found = [(plan.mapper[:, j], plan.source_gain[:, j])]
+    if plan.second is not None:
+        found.append((plan.second.mapper[:, j], plan.second.gain[:, j]))
+    return [(column, gain) for column, gain in found if bool((gain != 0).any())]
+
+
+def _origin(plan: EditPlan, column: Tensor) -> str:
     parts = []
-    for i in plan.mapper[:, j].nonzero().flatten().tolist():
-        share = float(plan.mapper[i, j])
+    for i in column.nonzero().flatten().tolist():
+        share = float(column[i])
         parts.append(("" if share == 1 else f"{share:.3g} x ") + _name(plan.source, i))
     return " + ".join(parts) or "-"
 
@@ -93,8 +101,9 @@ def _cross_line(plan: EditPlan) -> str:
     touched = [step for step in range(plan.steps) if plan.edits_cross(step)]
     if not touched:
         return "unchanged"
-    used = (plan.source_gain != 0).any(dim=0)
-    scaled = (plan.source_gain + plan.target_gain != 1).any(dim=0)
+    given = plan.source_gain if plan.second is None else plan.source_gain + plan.second.gain
+    used = (given != 0).any(dim=0)
+    scaled = (given + plan.target_gain != 1).any(dim=0)
     return (
         f"changed in steps {_range_text(touched)}; {int(used.sum())} of {plan.length} tokens "
         f"take the source's map, {int(scaled.sum())} are scaled"
@@ -125,6 +134,9 @@ def _blend_line(blend: BlendPlan | None, plan: EditPlan) -> str:
             parts.append(f"{label} " + " + ".join(_name(prompt, token) for token in tokens))
     if blend.mask is not None:
         parts.append(f"own mask {tuple(blend.mask.shape)}")
+    if blend.toward is not None:
+        other, share = blend.toward
+        parts.append(f"{share:.3g} of the way to ({_blend_line(other, plan)})")
     return ", ".join(parts)
 
 
@@ -142,12 +154,11 @@ def _move_line(move: MovePlan, plan: EditPlan) -> str:
 
 def to_json(plan: EditPlan) -> str:
     """Write a plan as JSON; numbers keep every bit, the mapper only its entries that count."""
-    places = plan.mapper.nonzero().tolist()
     blend = None if plan.blend is None else _plain(plan.blend)
     record = {
         "format": _FORMAT,
         "length": plan.length,
-        "mapper": [[i, j, float(plan.mapper[i, j])] for i, j in places],
+        "mapper": _entries(plan.mapper),
         "source_gain": plan.source_gain.tolist(),
         "target_gain": plan.target_gain.tolist(),
         "self_steps": [plan.self_steps.start, plan.self_steps.stop, plan.self_steps.step],
@@ -161,8 +172,15 @@ def to_json(plan: EditPlan) -> str:
         if plan.toward is None
         else [plan.toward[0].to_dict(), float(plan.toward[1])],
         "moves": [_plain_move(move) for move in plan.moves],
+        "second": None
+        if plan.second is None
+        else [_entries(plan.second.mapper), plan.second.gain.tolist()],
     }
     return json.dumps(record, allow_nan=False)
+
+
+def _entries(mapper: Tensor) -> list[list[float]]:
+    return [[i, j, float(mapper[i, j])] for i, j in mapper.nonzero().tolist()]
 
 
 def _plain_move(move: MovePlan) -> dict[str, Any]:
@@ -189,11 +207,25 @@ def _plain(blend: BlendPlan) -> dict[str, Any]:
     fields = {name: getattr(blend, name) for name in blend.__dataclass_fields__}
     if blend.mask is not None:
         fields["mask"] = blend.mask.tolist()
+    if blend.toward is not None:
+        fields["toward"] = [_plain(blend.toward[0]), blend.toward[1]]
     return fields
 
 
+def _blend(fields: dict[str, Any]) -> BlendPlan:
+    from p2p_lab.edits.plan import BlendPlan
+
+    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    if found["mask"] is not None:
+        found["mask"] = torch.tensor(found["mask"], dtype=torch.float64)
+    if found.get("toward") is not None:
+        other, share = found["toward"]
+        found["toward"] = _blend(other), float(share)
+    return BlendPlan(**found)
+
+
 def from_json(text: str) -> dict[str, Any]:
-    """Read the fields of a plan from JSON; the blend stays a dictionary of its fields.
+    """Read the fields of a plan from JSON; a second feed comes as its mapper and its gain.
 
     Raises:
         ValueError: the text is no JSON, or no plan.
@@ -211,22 +243,16 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    mapper = torch.zeros(record["length"], record["length"], dtype=torch.float64)
-    for i, j, value in record["mapper"]:
-        mapper[i, j] = value
+    second = record.get("second")
     start, stop, stride = record["self_steps"]
     blend = record["blend"]
-    if blend is not None:
-        blend = {k: tuple(v) if isinstance(v, list) else v for k, v in blend.items()}
-        if blend["mask"] is not None:
-            blend["mask"] = torch.tensor(blend["mask"], dtype=torch.float64)
     return {
-        "mapper": mapper,
+        "mapper": _mapper(record["mapper"], record["length"]),
         "source_gain": _gain(record["source_gain"], record["length"]),
         "target_gain": _gain(record["target_gain"], record["length"]),
         "self_steps": range(start, stop, stride),
         "self_pixels": int(record["self_pixels"]),
-        "blend": blend,
+        "blend": None if blend is None else _blend(blend),
         "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
         "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
         "compat": record["compat"],
@@ -235,7 +261,17 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
         if record.get("toward") is None
         else (Prompt.from_dict(record["toward"][0]), float(record["toward"][1])),
         "moves": tuple(_move(move) for move in record.get("moves", ())),
+        "second": None
+        if second is None
+        else (_mapper(second[0], record["length"]), _gain(second[1], record["length"])),
     }
+
+
+def _mapper(entries: list[list[float]], length: int) -> Tensor:
+    mapper = torch.zeros(length, length, dtype=torch.float64)
+    for i, j, value in entries:
+        mapper[int(i), int(j)] = value
+    return mapper
 
 
 def _gain(rows: list[list[float]], length: int) -> Tensor:

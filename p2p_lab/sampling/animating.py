@@ -36,7 +36,9 @@ def animate(
     Args:
         source: The run that all frames are edits of.
         keyframes: Two or more, each a prompt with a list of edits, or a prompt alone for the
-            edits that `edit` would choose. The source's own prompt alone is the source.
+            edits that `edit` would choose. The source's own prompt alone is the edit that changes
+            no word: a generated source itself; an inverted one as its method draws it again
+            beside the source, which is near the photograph and not equal to it.
         frames: How many pictures, at least one for each keyframe.
         guidance_scale: Guidance of all frames; None takes the source's.
         record: What each frame keeps; see `edit`.
