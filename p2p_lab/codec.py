@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -23,27 +23,31 @@ class DamagedError(ValueError):
     """Say that what was read is not what was written, and where."""
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes, *, finite: bool = True) -> Any:
     """Return what a JSON text says.
+
+    Args:
+        text: The text, or its bytes in UTF-8.
+        finite: Whether to refuse NaN and Infinity, which JSON lacks but some programs write.
 
     Raises:
         DamagedError: If it is no JSON, is nested too deep, or holds numbers that JSON lacks.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number if finite else float)
     except RecursionError:
         raise DamagedError("it is nested too deep to be read") from None
     except (ValueError, TypeError) as error:
         raise DamagedError(f"it is no JSON: {error}") from error
 
 
-def parse_object(text: str | bytes) -> dict[str, Any]:
-    """Return a JSON text that is an object at its top, as every file of ours is.
+def parse_object(text: str | bytes, *, finite: bool = True) -> dict[str, Any]:
+    """Return a JSON text that is an object at its top, as every file of ours is; see `parse`.
 
     Raises:
         DamagedError: If it is something else.
     """
-    found = parse(text)
+    found = parse(text, finite=finite)
     if not isinstance(found, dict):
         raise DamagedError(f"it must be an object with named fields, got {_shown(found)}")
     return found
@@ -66,6 +70,16 @@ def decode(kind: type[Kind], value: Any, where: str = "") -> Kind:
     except RecursionError:
         raise DamagedError("it is nested too deep to be read") from None
     return found
+
+
+def decode_known(kind: type[Kind], value: Mapping[str, Any], where: str = "") -> Kind:
+    """Build a dataclass as `decode` does, from an object that may have further fields.
+
+    Raises:
+        DamagedError: If a field of the dataclass is missing or of another type.
+    """
+    types, _ = _schema(cast(Any, kind))
+    return decode(kind, {name: value[name] for name in types if name in value}, where)
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

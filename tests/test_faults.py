@@ -7,21 +7,42 @@ writers, damages × readers, canaries × openers. `docs/promises.md` names the p
 from __future__ import annotations
 
 import copy
+import io
+import json
+import os
 import pickle
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from p2p_lab.edits import LocalBlend, Move, Refine, Replace, Reweight
-from p2p_lab.inversion import METHODS, EditFriendly, InversionCache, NullText, invert
-from p2p_lab.models import load
+from p2p_lab.inversion import (
+    METHODS,
+    EditFriendly,
+    InversionCache,
+    NullText,
+    PictureError,
+    invert,
+    load_captioner,
+    load_image,
+)
+from p2p_lab.models import ModelError, load
 from p2p_lab.models.identity import digest_of
 from p2p_lab.sampling import Run, animate, edit, generate
+from p2p_lab.training.build import take_weights
+from tests.single_file import save_single_file
 
 CAT, DOG, RED = "a cat on grass", "a dog on grass", "a red cat on grass"
 ALL = (Replace(), Reweight("grass", 2.0), LocalBlend("cat", "dog"))
@@ -172,3 +193,134 @@ def test_a_cache_can_be_named_by_its_folder_and_nothing_else_is_taken_in_silence
     for wrong in (1, b"here", "", ["mine"]):
         with pytest.raises(ValueError, match="cache=.* is not possible: give True"):
             invert(sd32, picture(), CAT, steps=1, cache=wrong)  # type: ignore[arg-type]
+
+
+# nothing that comes with a model is run ------------------------------------------------------
+
+CODE = "canary.Canary"
+MAP: dict[str, Any] = {"AutoConfig": CODE, "AutoModel": CODE, "AutoTokenizer": [CODE, CODE]}
+MAP |= {"AutoProcessor": CODE, "AutoModelForImageTextToText": CODE, "CLIPTextModel": CODE}
+PARTS = ("unet", "tokenizer", "scheduler", "safety_checker")
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{p} in the index": ("model_index.json", {p: ["canary", "Canary"]}) for p in PARTS},
+    "a further part": ("model_index.json", {"extra": ["canary", "Canary"]}),
+    "the pipeline": ("model_index.json", {"_class_name": ["canary", "StableDiffusionPipeline"]}),
+    "a network": ("unet/config.json", {"_class_name": CODE, "auto_map": MAP}),
+    "a text encoder": (
+        "text_encoder/config.json",
+        {"auto_map": MAP, "model_type": "canary", "architectures": [CODE]},
+    ),
+    "a quantizer": (
+        "text_encoder/config.json",
+        {"quantization_config": {"quant_method": "canary", "_class_name": CODE}},
+    ),
+    "a tokenizer": (
+        "tokenizer/tokenizer_config.json",
+        {"tokenizer_class": CODE, "auto_map": MAP, "processor_class": CODE},
+    ),
+    "a scheduler": ("scheduler/scheduler_config.json", {"_class_name": CODE, "auto_map": MAP}),
+    "a card": ("card.json", {"_class_name": CODE, "auto_map": MAP, "name": CODE}),
+}
+
+
+class Bomb:
+    """What a pickle would run."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.flag,)
+
+
+@pytest.fixture
+def canary(sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A model with code and pickles in every folder of it, that leave the file `sung` if run."""
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "canary-v1"))
+    flag = tmp_path / "sung"
+    song = f"open({str(flag)!r}, 'w').close()\nclass Canary: pass\n"
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for name in ("canary", "None", "pipeline", "__init__", "StableDiffusionPipeline"):
+            (place / f"{name}.py").write_text(song)
+        for name in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.ckpt"):
+            (place / name).write_bytes(pickle.dumps(Bomb(flag)))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    yield folder
+    sys.modules.pop("canary", None)
+
+
+def open_from_hub(folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    return load("owner/name", "cpu")
+
+
+OPENERS: dict[str, Callable[[Path, Path, pytest.MonkeyPatch], Any]] = {
+    "folder": lambda folder, file, patch: load(folder, "cpu"),
+    "single file": lambda folder, file, patch: load(file, "cpu", config=folder),
+    "hub": open_from_hub,
+    "training": lambda folder, file, patch: take_weights(SimpleNamespace(), str(folder)),  # type: ignore[arg-type]
+    "captioner": lambda folder, file, patch: load_captioner(folder),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", NAMED)
+def test_no_file_of_a_model_can_name_code_that_is_run(
+    place: str, canary: Path, sd32: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_single_file(sd32, tmp_path / "tiny.safetensors")
+    name, change = NAMED[place]
+    path = canary / name
+    said = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**said, **change}))
+    everywhere = place in ("the pipeline", "a text encoder")
+    for opener in list(OPENERS)[: None if everywhere else 2]:  # the rest go on as these do
+        with suppress(ModelError, AttributeError, ValueError, OSError):
+            OPENERS[opener](canary, file, monkeypatch)
+        assert "canary" not in sys.modules and not (tmp_path / "sung").exists(), opener
+
+
+def test_a_captioning_network_is_never_asked_for_its_own_code(
+    canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # a user who agrees to everything
+    settings = {"model_type": "canary", "auto_map": MAP, "processor_class": CODE}
+    for name in ("config", "preprocessor_config", "processor_config", "tokenizer_config"):
+        (canary / f"{name}.json").write_text(json.dumps(settings))
+    with pytest.raises((ValueError, OSError)):
+        load_captioner(canary)
+    assert "canary" not in sys.modules and not (tmp_path / "sung").exists()
+
+
+def test_the_canary_sings_when_it_is_run(canary: Path, tmp_path: Path) -> None:
+    import_module("canary")
+    assert (tmp_path / "sung").exists()
+    del sys.modules["canary"]
+    (tmp_path / "sung").unlink()
+    pickle.loads((canary / "pytorch_model.bin").read_bytes())
+    assert (tmp_path / "sung").exists()
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+def test_only_the_formats_that_are_meant_are_opened_as_pictures_whatever_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*args: Any, **_: Any) -> Any:
+        raise AssertionError(f"a program was started: {args}")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(os, "system", started)
+    (tmp_path / "cat.png").write_bytes(EPS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.ppm")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "cat.eps", "png")
+    for refused in (tmp_path / "cat.png", tmp_path / "cat.ppm", EPS, io.BytesIO(EPS)):
+        with pytest.raises(PictureError, match="not a PNG, JPEG, WebP, GIF, BMP or TIFF"):
+            load_image(refused, 8)
+    with pytest.raises(PictureError, match="comes from an EPS file"):
+        load_image(Image.open(io.BytesIO(EPS)), 8)
+    assert load_image(tmp_path / "cat.eps", 8).getpixel((0, 0)) == (255, 0, 0)

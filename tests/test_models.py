@@ -132,7 +132,7 @@ def test_folders_that_are_no_pipelines_say_what_was_expected(tmp_path: Path) -> 
     with pytest.raises(ModelError, match="no model_index.json"):
         load(tmp_path, "cpu")
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ModelError, match="is not JSON"):
+    with pytest.raises(ModelError, match="it is no JSON"):
         load(tmp_path, "cpu")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     with pytest.raises(ModelError, match="holds a KandinskyPipeline. Supported are"):

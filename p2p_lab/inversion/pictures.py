@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "pad"]
 WHITE = (255, 255, 255)
+# Others may be handed to a program outside (EPS to Ghostscript); a file's content decides.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 
 
@@ -69,7 +71,7 @@ def _open(source: Any) -> Image:
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _decode(source, "the image")
+        return _decode(_known(source), "the image")
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -100,7 +102,7 @@ def _open_file(file: Any, name: str) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(Image.open(file), name)
+            return _decode(Image.open(file, formats=FORMATS), name)
         except PictureError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -112,6 +114,20 @@ def _open_file(file: Any, name: str) -> Image:
                 f"{name} cannot be read as a picture: it is broken, or not a {_FORMATS}. "
                 "Open it in a picture viewer and save it again as PNG."
             ) from error
+
+
+def _known(image: Image) -> Image:
+    """Return an image if decoding it, which PIL does late, runs PIL's own code alone.
+
+    Raises:
+        PictureError: If it was opened from a format that another program decodes.
+    """
+    if image.format in ("EPS", "WMF"):
+        raise PictureError(
+            f"The image comes from an {image.format} file, which is handed to another program to "
+            f"be drawn. Save it as PNG first; {_FORMATS} are read here."
+        )
+    return image
 
 
 def _decode(image: Image, name: str) -> Image:

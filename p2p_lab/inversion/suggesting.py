@@ -65,9 +65,9 @@ def load_captioner(name_or_path: str | os.PathLike[str]) -> Captioner:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    where = os.fspath(name_or_path)
-    processor: Any = AutoProcessor.from_pretrained(where)
-    network: Any = AutoModelForImageTextToText.from_pretrained(where, use_safetensors=True)
+    where, own = os.fspath(name_or_path), {"trust_remote_code": False}  # None would ask the user
+    processor: Any = AutoProcessor.from_pretrained(where, **own)
+    network: Any = AutoModelForImageTextToText.from_pretrained(where, use_safetensors=True, **own)
 
     def caption(image: Image) -> str:
         given = processor(images=image, return_tensors="pt")

@@ -1,19 +1,34 @@
 """Open a Stable Diffusion checkpoint that is one `.safetensors` file.
 
 Such a file holds weights under their original names and neither a tokenizer nor settings; a
-diffusers folder of the same architecture supplies those.
+diffusers folder of the same architecture supplies those. diffusers would import whatever module
+that folder's index names, so it never sees the index: it gets one that is written here, beside
+copies of the settings that are data.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from p2p_lab.models.cards import read_json
 from p2p_lab.models.errors import ModelError, first_line
+from p2p_lab.models.parts import open_tokenizer
+
+_NETWORKS = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+}
+_SETTINGS = ("*.json", "*/*.json", "*/*.txt", "*/*.model")
 
 
 def open_single_file(
@@ -23,8 +38,7 @@ def open_single_file(
 
     Args:
         path: The checkpoint.
-        config: A diffusers folder of the same architecture; None lets diffusers look for one on
-            the hub.
+        config: A diffusers folder of the same architecture; None looks for one on the hub.
         dtype: Precision of the weights.
 
     Returns:
@@ -42,11 +56,17 @@ def open_single_file(
     import diffusers
 
     kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
-    options: dict[str, Any] = {} if xl else {"safety_checker": None}
-    if config is not None:
-        options |= {"config": str(config), "local_files_only": True}
     try:
-        return kind.from_single_file(str(path), torch_dtype=dtype, **options), xl
+        folder = _usual_settings(path) if config is None else Path(config)
+        with _plain_settings(folder, kind.__name__, xl) as plain:
+            pipe = kind.from_single_file(
+                str(path),
+                torch_dtype=dtype,
+                config=str(plain),
+                local_files_only=True,
+                **_other_parts(folder, xl),
+            )
+        return pipe, xl
     except Exception as error:
         raise ModelError(
             f"The checkpoint {path.name} could not be opened: {first_line(error)} A single file "
@@ -55,14 +75,65 @@ def open_single_file(
         ) from error
 
 
+@contextmanager
+def _plain_settings(folder: Path, kind: str, xl: bool) -> Iterator[Path]:
+    """Give a folder with the networks' settings and an index that names known classes alone."""
+    said = read_json(folder / "model_index.json")
+    index: dict[str, Any] = {"_class_name": kind, "scheduler": ["diffusers", "DDIMScheduler"]}
+    index |= {name: ["transformers", "CLIPTokenizer"] for name in _tokenizers(xl)}
+    if xl:
+        zeros = said.get("force_zeros_for_empty_prompt", True)
+        index["force_zeros_for_empty_prompt"] = bool(zeros)
+    with TemporaryDirectory(prefix="p2p-lab-") as name:
+        plain = Path(name)
+        for part in ("unet", "vae", "text_encoder", *["text_encoder_2"] * xl):
+            index[part] = list(_NETWORKS[part])
+            (plain / part).mkdir()
+            settings = read_json(folder / part / "config.json")
+            settings = {k: v for k, v in settings.items() if k not in ("auto_map", "_auto_class")}
+            (plain / part / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        (plain / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+        yield plain
+
+
+def _other_parts(folder: Path, xl: bool) -> dict[str, Any]:
+    """Return the parts of a pipeline that have no weights."""
+    parts = {name: open_tokenizer(folder / name) for name in _tokenizers(xl)}
+    scheduler = _scheduler(read_json(folder / "scheduler" / "scheduler_config.json"))
+    none = {} if xl else {"safety_checker": None, "feature_extractor": None}
+    return {**parts, "scheduler": scheduler, **none}
+
+
+def _scheduler(settings: Mapping[str, Any]) -> Any:
+    """Return diffusers' own scheduler of the class that the settings name."""
+    import diffusers
+
+    kind = getattr(diffusers, str(settings.get("_class_name")), None)
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    chosen: Any = kind if known else diffusers.DDIMScheduler
+    return chosen.from_config(dict(settings))
+
+
+def _tokenizers(xl: bool) -> tuple[str, ...]:
+    return ("tokenizer", "tokenizer_2") if xl else ("tokenizer",)
+
+
+def _usual_settings(path: Path) -> Path:
+    """Fetch the settings that checkpoints of this kind usually have, or find them on the disk."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+    from huggingface_hub import snapshot_download
+    from safetensors.torch import load_file
+
+    name = fetch_diffusers_config(load_file(str(path)))["pretrained_model_name_or_path"]
+    return Path(snapshot_download(name, allow_patterns=list(_SETTINGS)))
+
+
 def _is_xl(path: Path, config: str | os.PathLike[str] | None) -> bool:
     """Tell SDXL from its folder's class, or from its second text encoder's weights."""
     if config is not None:
-        index = Path(config) / "model_index.json"
-        if not index.is_file():
-            raise ModelError(f"config={str(config)!r} is no diffusers folder: no model_index.json.")
-        kind: str = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
-        return kind.startswith("StableDiffusionXL")
+        missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
+        index = read_json(Path(config) / "model_index.json", missing=missing)
+        return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
     from safetensors import SafetensorError, safe_open
 
     try:
