@@ -1,12 +1,14 @@
-# p2p_lab: `make setup` once, then `make lab`, `make demo OUT=demo.png`, `make test`.
+# p2p_lab: `make lab` opens the lessons, `make demo OUT=demo.png` edits a picture, `make test` checks all.
 # Steps that were done are remembered by stamp files, so a second call costs nothing.
 
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.p2p-lab
-EXTRAS := lab,test,grading,art
+LAB    := $(VENV)/.p2p-lab
+DEV    := $(VENV)/.p2p-lab-dev
 OUT    ?= demo.png
-THREADS ?= 2
+THREADS ?= 1
+# Which PyTorch: cpu (small), default (PyPI's, with CUDA on Linux), auto (cpu where no GPU is seen).
+TORCH  ?= auto
 
 # Text and pictures must come out the same on the next machine: threads are fixed everywhere, and
 # no check may depend on a hub.
@@ -24,25 +26,33 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 \
          --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo test lint bench course course-test
+.PHONY: help setup setup-dev lab demo test lint bench course course-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install into .venv (again only when the requirements changed)
+setup: $(LAB) ## install what the lessons need into .venv (again only when requirements changed)
 
-$(BIN)/python:
-	@set -e; for py in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10; do \
-	  if $$py -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
-	    echo "making $(VENV) with $$($$py --version)"; exec $$py -m venv $(VENV); \
-	  fi; \
-	done; \
-	echo "p2p_lab needs Python 3.10 or newer, and none was found on the PATH." \
-	     "Install one, or say where it is: make setup PYTHON=/path/to/python3.11" >&2; exit 1
+setup-dev: $(DEV) ## add what tests, grading and the emoji art need
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+# Run tools/set_up.py with the first Python that is new enough.
+define SET_UP
+@for py in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+  if $$py -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    exec $$py tools/set_up.py $(1) --venv '$(VENV)' --torch '$(TORCH)'; \
+  fi; \
+done; \
+echo "p2p_lab needs Python 3.11 or newer, and none was found on the PATH." \
+     "Install one, or say where it is: make setup PYTHON=/path/to/python3.12" >&2; exit 1
+endef
+
+$(LAB): pyproject.toml constraints.txt
+	$(call SET_UP,lab)
 	@touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	$(call SET_UP,dev)
+	@touch $(LAB) $@
 
 lab: setup ## open the lessons in JupyterLab
 	$(BIN)/python -m p2p_lab lab
@@ -51,7 +61,7 @@ demo: setup ## edit a picture of the bundled model and write it to OUT
 	$(BIN)/python -m p2p_lab edit "a cat next to a house in a snowy field" \
 	  "a dog next to a house in a snowy field" --seed 1 --figure '$(OUT)' --force
 
-lint: setup ## ruff and mypy, nothing run
+lint: setup-dev ## ruff and mypy, nothing run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -64,9 +74,9 @@ bench: setup ## time the engine and score the model, quickly
 	$(BIN)/python benchmarks/model.py --quick
 	$(BIN)/python benchmarks/edits.py --small
 
-course: setup ## build the course kit into COURSE: problem sets, solutions, zip, guide
+course: setup-dev ## build the course kit into COURSE: problem sets, solutions, zip, guide
 	$(BIN)/python tools/course.py build '$(or $(COURSE),out/course)' --salt '$(SALT)'
 
-course-test: setup ## grade every known answer of the course kit through nbgrader, some minutes
+course-test: setup-dev ## grade every known answer of the course kit through nbgrader, some minutes
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 \
 	  $(BIN)/python -m pytest -s tests/test_course.py tests/course_round_trip.py

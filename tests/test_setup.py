@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - 3.10 only
-    import tomli as tomllib
+import set_up
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +52,13 @@ def requirements(*extras: str) -> dict[str, Requirement]:
 
 def conda_lines() -> dict[str, str]:
     lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return {re.split(r"[=<>]", line)[0]: line for line in lines}
+    return {re.split(r"[=<>]", line)[0]: line for line in lines if isinstance(line, str)}
+
+
+def claimed() -> list[str]:
+    """Return the Pythons that the package says it runs on, as 3.11."""
+    found = (re.search(r":: Python :: (3\.\d+)$", line) for line in project()["classifiers"])
+    return [match[1] for match in found if match]
 
 
 def pinned() -> dict[str, str]:
@@ -75,7 +86,7 @@ def test_every_line_of_environment_yml_is_a_conda_match_spec() -> None:
 def test_python_in_environment_yml_is_written_exactly_so_that_binder_takes_it() -> None:
     line = conda_lines()["python"]
     assert re.fullmatch(r"python=3\.\d+", line), f"{line!r}: with >= Binder falls back to 3.10"
-    assert Version(line.split("=")[1]) >= Version("3.10")
+    assert line.split("=")[1] in claimed()
 
 
 def test_the_build_backend_is_in_the_conda_environment_since_postbuild_downloads_nothing() -> None:
@@ -99,15 +110,85 @@ def test_the_constraints_pin_every_requirement_inside_its_bounds() -> None:
         assert Version(pins[key]) in requirement.specifier, f"{name}=={pins[key]}"
 
 
+def test_one_oldest_python_is_claimed_everywhere() -> None:
+    oldest = claimed()[0]
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project()["requires-python"] == f">={oldest}"
+    assert config["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert config["tool"]["mypy"]["python_version"] == oldest
+    assert ".".join(map(str, set_up.OLDEST)) == oldest
+    tried = re.findall(r"python(3\.\d+)", (ROOT / "Makefile").read_text())
+    assert set(tried) <= set(claimed())
+    for name in ("README.md", "CONTRIBUTING.md", "Makefile"):
+        older = re.findall(r"[Pp]ython (?:≥ )?(3\.\d+)", (ROOT / name).read_text())
+        assert set(older) <= set(claimed()), f"{name} names {older}"
+
+
+@pytest.mark.parametrize("python", claimed())
+def test_every_pinned_release_takes_every_python_that_is_claimed(python: str) -> None:
+    for name, pin in pinned().items():
+        try:
+            found = distribution(name)
+        except ModuleNotFoundError:
+            continue  # of another platform
+        needs = found.metadata.get("Requires-Python")
+        assert needs is None or f"{python}.9" in SpecifierSet(needs), f"{name}=={pin}: {needs}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", claimed())
+def test_requirements_and_constraints_can_be_resolved_for_every_python_that_is_claimed(
+    python: str,
+) -> None:
+    """A resolver is asked for each Python, so that none but this one needs to be there."""
+    tool = shutil.which("uv", path=str(Path(sys.executable).parent))
+    if tool is None:
+        pytest.skip("uv is missing, so nothing was resolved: run `make setup-dev`")
+    extras = [f"--extra={name}" for name in project()["optional-dependencies"]]
+    said = subprocess.run(
+        [tool, "pip", "compile", "--quiet", "--python-version", python, *extras,
+         "--constraints=constraints.txt", f"--python={sys.executable}", "pyproject.toml"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if re.search("dns error|[Cc]onnect|timed out", said.stderr):
+        pytest.skip(f"The package index cannot be reached: {said.stderr[-200:]}")
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert f"torch=={pinned()['torch']}" in said.stdout
+
+
+def foreign_imports() -> Iterator[tuple[Path, str]]:
+    """Yield each module that the package imports from elsewhere, with the file that does."""
+    for path in sorted((ROOT / "p2p_lab").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            yield from ((path, name.split(".")[0]) for name in names)
+
+
+def test_whatever_the_package_imports_is_declared() -> None:
+    declared = {re.sub(r"[-_.]+", "-", name) for name in requirements()}
+    homes = packages_distributions()
+    for path, module in foreign_imports():
+        if module not in sys.stdlib_module_names and module != "p2p_lab":
+            home = {re.sub(r"[-_.]+", "-", name).lower() for name in homes[module]}
+            assert home & declared, f"{path.name} imports {module}, which pyproject.toml lacks"
+
+
 def test_constraints_name_no_local_build_and_no_path() -> None:
     text = (ROOT / "constraints.txt").read_text()
     assert "+" not in re.sub(r"^#.*$", "", text, flags=re.M)
     assert "@" not in text and "file:" not in text
 
 
-def test_binder_reads_the_root_environment() -> None:
-    ours, binders = ROOT / "environment.yml", ROOT / "binder" / "environment.yml"
-    assert binders.read_text() == ours.read_text()
+def test_binder_reads_the_root_environment_and_conda_installs_the_package_beside_it() -> None:
+    """Binder's conda runs in binder/, where `-e .` would find nothing: postBuild installs there."""
+    ours = yaml.safe_load((ROOT / "environment.yml").read_text())
+    binders = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    assert ours["dependencies"].pop() == {"pip": ["-e ."]}
+    assert binders == ours
 
 
 def test_postbuild_is_a_strict_executable_script_that_installs_without_dependencies() -> None:
@@ -143,7 +224,7 @@ def test_repo2docker_builds_from_the_conda_file_with_our_python(tmp_path: Path) 
     assert "binder/start" in said
 
 
-def test_binder_starts_with_few_threads_that_sleep_when_they_wait() -> None:
+def test_binder_starts_with_one_thread_that_sleep_when_they_wait() -> None:
     script = ROOT / "binder" / "start"
     done = subprocess.run(
         [str(script), "env"],
@@ -152,7 +233,7 @@ def test_binder_starts_with_few_threads_that_sleep_when_they_wait() -> None:
         check=True,
         env={"PATH": "/usr/bin:/bin"},
     )
-    assert {"OMP_NUM_THREADS=2", "OMP_WAIT_POLICY=PASSIVE"} <= set(done.stdout.splitlines())
+    assert {"OMP_NUM_THREADS=1", "OMP_WAIT_POLICY=PASSIVE"} <= set(done.stdout.splitlines())
 
 
 def test_the_wheel_carries_weights_assets_and_the_typing_marker() -> None:
@@ -197,10 +278,100 @@ def test_a_second_setup_does_nothing() -> None:
     assert said.returncode == (1 if newer else 0), said.stdout + said.stderr
 
 
+def copy_of_the_set_up(folder: Path) -> None:
+    (folder / "tools").mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools/set_up.py"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+# What pip says without any index, whatever this machine's own settings are.
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+
+
+def test_a_set_up_that_fails_leaves_nothing_behind_and_says_what_failed(tmp_path: Path) -> None:
+    copy_of_the_set_up(tmp_path)
+    said = subprocess.run(
+        ["make", "lab", f"PYTHON={sys.executable}"],
+        cwd=tmp_path, env={**os.environ, **NO_INDEX}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode != 0 and "failed; its reason stands above" in said.stderr
+    assert "GB to fetch" in said.stdout and "minutes" in said.stdout, "size and time come first"
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_set_up_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
+    copy_of_the_set_up(tmp_path)
+    there = tmp_path / ".venv"
+    with subprocess.Popen(
+        [sys.executable, "tools/set_up.py", "lab"], cwd=tmp_path, env={**os.environ, **NO_INDEX}
+    ) as running:
+        end = time.monotonic() + 60
+        while not there.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 130 and not there.exists()
+
+
+def test_a_set_up_that_was_killed_is_made_anew_and_an_environment_of_ones_own_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(set_up.venv, "create", lambda path, **_: made.append(path))
+    killed = tmp_path / "killed"
+    python = set_up.python_of(killed)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    set_up.begin(killed)
+    assert not made and python.exists(), "an environment that make did not begin is used"
+    (killed / set_up.UNFINISHED).touch()
+    set_up.begin(killed)
+    assert made == [killed] and not python.exists()
+
+
+def test_a_folder_that_is_no_environment_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    with pytest.raises(set_up.SetUpError, match="no environment of Python"):
+        set_up.set_up(mine, "lab", "auto")
+    assert (mine / "thesis.txt").read_text() == "years"
+
+
+def test_an_environment_with_an_older_python_is_named_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(set_up, "OLDEST", (9, 9))
+    with pytest.raises(set_up.SetUpError, match=r"has Python 3\.\d+.*Delete that folder"):
+        set_up.check_version(Path(sys.executable), Path(".venv"))
+
+
+def test_the_cpu_build_is_taken_on_linux_without_a_gpu_and_nowhere_else() -> None:
+    assert set_up.choose_torch("auto", "linux", nvidia=False) == "cpu"
+    assert set_up.choose_torch("auto", "linux", nvidia=True) == "default"
+    for platform in ("win32", "darwin"):
+        assert set_up.choose_torch("auto", platform, nvidia=False) == "default"
+    assert set_up.choose_torch("default", "linux", nvidia=False) == "default"
+    first, last = set_up.pip_lines("lab", "cpu")
+    assert first[-3:] == ["--index-url", set_up.CPU_INDEX, "torch"]
+    assert set_up.pip_lines("lab", "default") == [last] and "--quiet" not in last
+
+
+def test_readers_get_no_test_grading_or_art_and_make_test_adds_them() -> None:
+    line = set_up.pip_lines(set_up.EXTRAS["lab"], "default")[0]
+    assert line[-2:] == ["-e", ".[lab]"]
+    assert set(set_up.EXTRAS["dev"].split(",")) == set(project()["optional-dependencies"])
+    said = subprocess.run(
+        ["make", "-n", "lab", "VENV=none"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "set_up.py lab" in said.stdout and "set_up.py dev" not in said.stdout
+    said = subprocess.run(
+        ["make", "-n", "test", "VENV=none"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "set_up.py dev" in said.stdout
+
+
 def test_make_without_a_fit_python_says_so_in_a_sentence(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_of_the_set_up(tmp_path)
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "sed", "make"):
@@ -209,7 +380,7 @@ def test_make_without_a_fit_python_says_so_in_a_sentence(tmp_path: Path) -> None
         ["make", "setup"], cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True
     )
     assert said.returncode != 0
-    assert "needs Python 3.10 or newer" in said.stderr
+    assert "needs Python 3.11 or newer" in said.stderr
 
 
 def test_the_readme_is_short_and_its_files_and_commands_exist() -> None:

@@ -18,7 +18,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -636,7 +636,7 @@ def upload(control: Any, content: bytes) -> None:
         sent = {"metadata": [about], "data": [memoryview(content)]}
         control.set_state({**sent, "_counter": control._counter + 1})
     else:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         control.value = ({**about, "content": content, "last_modified": now},)
 
 
