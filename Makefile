@@ -54,8 +54,8 @@ $(DEV): pyproject.toml constraints.txt
 	$(call SET_UP,dev)
 	@touch $(LAB) $@
 
-lab: setup ## open the lessons in JupyterLab
-	$(BIN)/python -m p2p_lab lab
+lab: setup ## open your copy of the lessons (p2p_lessons/) in JupyterLab; more options: ARGS=…
+	$(BIN)/python -m p2p_lab lab $(ARGS)
 
 demo: setup ## edit a picture of the bundled model and write it to OUT
 	$(BIN)/python -m p2p_lab edit "a cat next to a house in a snowy field" \

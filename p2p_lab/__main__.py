@@ -1,4 +1,4 @@
-"""The command line: `python -m p2p_lab edit | invert | lab | doctor | cache`.
+"""The command line: `python -m p2p_lab lab | lessons | edit | invert | doctor | cache`.
 
 Each command is a file of `p2p_lab.commands` with two functions: `add(parsers)` says its options,
 `run(given)` does it. What goes wrong for a reason that a user can mend is one sentence on stderr
@@ -14,11 +14,17 @@ from importlib import import_module
 
 from p2p_lab import __version__
 
-COMMANDS = ("edit", "invert", "lab", "doctor", "cache")
+COMMANDS = ("lab", "lessons", "edit", "invert", "doctor", "cache")
+PASSES_ON = ("lab",)  # what it does not know itself goes to JupyterLab
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
+    return _build()[0]
+
+
+def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and each command's own by its name."""
     parser = argparse.ArgumentParser(
         prog="p2p_lab",
         description="Prompt-to-Prompt image editing with cross-attention control, in Jupyter.",
@@ -27,12 +33,26 @@ def build_parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         import_module(f"p2p_lab.commands.{name}").add(parsers)
-    return parser
+    return parser, parsers.choices
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return a command and its options, which may stand before, between and behind its words."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = _build()
+    if not words or words[0] not in commands:
+        return parser.parse_args(words)
+    name = words[0]
+    given, unknown = commands[name].parse_known_intermixed_args(words[1:])
+    if unknown and name not in PASSES_ON:
+        commands[name].error(f"unrecognized arguments: {' '.join(unknown)}")
+    given.command, given.unknown = name, unknown
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 well, 1 found something wrong, 2 bad input."""
-    given = build_parser().parse_args(argv)
+    given = parse(argv)
     try:
         code: int = import_module(f"p2p_lab.commands.{given.command}").run(given)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from p2p_lab.__main__ import build_parser, main
-from p2p_lab.commands import _files, doctor, lab
+from p2p_lab.__main__ import build_parser, main, parse
+from p2p_lab.commands import _files, doctor, lab, lessons
 from p2p_lab.commands.edit import make_edits
 
+ROOT = Path(__file__).resolve().parents[1]
 CAT, DOG = "a cat on the grass", "a dog on the grass"
 
 
@@ -204,20 +206,140 @@ def test_doctor_counts_the_limit_of_a_container(
     assert any(isinstance(f, str) and "only 10 MB" in f for f in doctor.machine())
 
 
-def test_lab_opens_the_first_lesson_of_its_folder(tmp_path: Path) -> None:
+def lab_line(*words: str, folder: Path) -> list[str]:
+    return lab.command(parse(["lab", str(folder), *words]), folder)
+
+
+def test_lab_opens_the_first_lesson_of_its_folder_and_passes_on_what_it_does_not_know(
+    tmp_path: Path,
+) -> None:
     (tmp_path / lab.FIRST).write_text("{}")
-    given = build_parser().parse_args(["lab", str(tmp_path), "--port", "9999", "--no-browser"])
-    line = lab.command(given)
+    line = lab_line("--port", "9999", "--no-browser", "--allow-root", folder=tmp_path)
     assert line[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert line[3] == str(tmp_path / lab.FIRST)
-    assert "--port=9999" in line and "--no-browser" in line
+    assert f"--LabApp.default_url=/lab/tree/{lab.FIRST}" in line
+    assert "--port=9999" in line and "--no-browser" in line and line[-1] == "--allow-root"
+
+
+def test_only_lab_passes_options_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["cache", "--allow-root"])
+    assert stop.value.code == 2 and "--allow-root" in capsys.readouterr().err
 
 
 def test_lab_without_a_folder_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["lab", str(tmp_path / "nowhere")]) == 2
+    assert main(["lab", str(tmp_path / "nowhere"), "--allow-root"]) == 2
     assert "Name one that holds notebooks" in capsys.readouterr().err
+
+
+def test_lab_tells_root_in_a_sentence_what_jupyter_wants(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab"]) == 2
+    assert "add --allow-root" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no execve")
+def test_lab_becomes_the_server_prints_the_address_of_lesson_00_and_ends_when_it_is_ended(
+    tmp_path: Path,
+) -> None:
+    line = [sys.executable, "-m", "p2p_lab", "lab", "--no-browser", "--allow-root", "--port=0"]
+    around = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_RUNTIME_DIR": str(tmp_path / "run")}
+    server = subprocess.Popen(
+        line, cwd=tmp_path, env=around, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stderr is not None
+        said = next(x for x in server.stderr if "http://" in x and "token=" in x)
+        assert f"/lab/tree/{lab.FIRST}?token=" in said
+        assert (tmp_path / "p2p_lessons" / lab.FIRST).is_file()
+    finally:
+        server.terminate()
+    assert server.wait(30) in (0, -signal.SIGTERM)
+    rest = f"{server.stdout.read() if server.stdout else ''}{server.stderr.read()}"
+    assert "nothing was written" not in rest
+    assert not list((tmp_path / "run").glob("jpserver-*.json")), "the server itself has ended"
+
+
+def test_the_lab_asks_no_question_about_news_and_shows_no_menu_of_the_grader() -> None:
+    config = json.loads((lab.QUIET / "labconfig" / "page_config.json").read_text())
+    first = lab.environment()["JUPYTER_CONFIG_PATH"].split(os.pathsep)[0]
+    assert first == str(lab.QUIET)
+    names = {"@jupyterlab/apputils-extension:announcements", "@jupyter/nbgrader"}
+    assert {name for name, off in config["disabledExtensions"].items() if off} == names
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_lessons_are_written_without_outputs_and_without_solutions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lessons", str(tmp_path / "mine")]) == 0
+    said = capsys.readouterr().out
+    for path in lessons.originals():
+        assert path.name in said, "it prints what it wrote"
+        cells = read(tmp_path / "mine" / path.name)["cells"]
+        assert not [c for c in cells if c.get("outputs") or c.get("execution_count")]
+        assert not [c for c in cells if "solution" in c["metadata"].get("tags", ())]
+        assert len(cells) > 10
+    assert main(["lessons", str(tmp_path / "all"), "--solutions"]) == 0
+    assert any(
+        "solution" in c["metadata"].get("tags", ())
+        for path in (tmp_path / "all").glob("*.ipynb")
+        for c in read(path)["cells"]
+    )
+
+
+def test_a_lesson_that_was_changed_is_kept_and_named_and_the_others_are_renewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lessons.write_lessons(tmp_path)
+    written, ran, broken, gone, *_ = sorted(tmp_path.glob("*.ipynb"))
+    mine = read(written)
+    mine["cells"][1]["source"] = "my notes"
+    written.write_text(json.dumps(mine))
+    done = read(ran)
+    next(c for c in done["cells"] if c["cell_type"] == "code")["outputs"] = [{"name": "x"}]
+    ran.write_text(json.dumps(done))
+    broken.write_text("half a file")
+    gone.unlink()
+    before = {path: path.read_bytes() for path in (written, ran, broken)}
+    assert main(["lessons", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote 1 lesson(s) to {tmp_path}: {gone.name}." in said
+    assert f"Kept 3 that you changed: {written.name}, {ran.name}, {broken.name}." in said
+    assert {path: path.read_bytes() for path in before} == before
+    told = lessons.write_lessons(tmp_path, solutions=True)
+    assert not set(told.wrote) & {p.name for p in before} and len(told.wrote) >= 4
+    assert lessons.write_lessons(tmp_path, solutions=True).wrote == ()
+
+
+def test_a_lesson_that_jupyter_saved_as_it_was_counts_as_unchanged(tmp_path: Path) -> None:
+    lessons.write_lessons(tmp_path)
+    path = next(iter(sorted(tmp_path.glob("*.ipynb"))))
+    notebook = read(path)
+    for cell in notebook["cells"]:  # Jupyter writes lines, sorts keys and adds its own metadata
+        cell["source"] = cell["source"].splitlines(keepends=True)
+        cell["metadata"]["trusted"] = True
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.11"}
+    path.write_text(json.dumps(notebook, sort_keys=True))
+    assert lessons.unchanged(path)
+
+
+def test_lessons_refuse_a_path_that_is_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "thesis.txt"
+    file.write_text("years")
+    assert main(["lessons", str(file)]) == 2
+    assert "is a file. Name a folder" in capsys.readouterr().err and file.read_text() == "years"
 
 
 def test_help_names_every_command_and_starts_without_torch() -> None:
@@ -227,5 +349,5 @@ def test_help_names_every_command_and_starts_without_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for name in ("edit", "lab", "doctor"):
+    for name in ("edit", "lab", "lessons", "doctor"):
         assert name in said.stdout

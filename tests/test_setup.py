@@ -246,6 +246,30 @@ def test_the_wheel_carries_weights_assets_and_the_typing_marker() -> None:
     assert (ROOT / "p2p_lab" / "py.typed").exists()
 
 
+@pytest.mark.slow
+def test_the_wheel_carries_the_lessons_and_writes_them_without_a_checkout(tmp_path: Path) -> None:
+    source, built, home = tmp_path / "source", tmp_path / "built", tmp_path / "home"
+    for name in ("p2p_lab", "notebooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    said = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(built), str(source)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if re.search("NewConnectionError|No matching distribution found for setuptools", said.stderr):
+        pytest.skip("The package index cannot be reached, so no wheel was built.")
+    assert said.returncode == 0, said.stderr[-2000:]
+    shutil.unpack_archive(next(built.glob("*.whl")), home, "zip")
+    subprocess.run(
+        [sys.executable, "-m", "p2p_lab", "lessons"], cwd=tmp_path, check=True,
+        env={**os.environ, "PYTHONPATH": str(home)}, capture_output=True,
+    )  # fmt: skip
+    wrote = {path.name for path in (tmp_path / "p2p_lessons").glob("*.ipynb")}
+    assert wrote == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert (home / "p2p_lab" / "commands" / "jupyter" / "labconfig" / "page_config.json").is_file()
+
+
 def test_import_p2p_lab_is_quick_and_leaves_torch_alone() -> None:
     code = (
         "import sys, time; t = time.perf_counter(); import p2p_lab; s = time.perf_counter() - t;"

@@ -9,7 +9,6 @@ python tools/notebooks.py student FOLDER          the lessons without their solu
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import re
@@ -21,7 +20,8 @@ from typing import Any
 
 import nbformat
 
-from gates import code_cells, failures, tags
+from gates import failures
+from p2p_lab.commands.lessons import without_solutions
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = "2"
@@ -30,7 +30,6 @@ BADGES = re.compile(r"(<!-- badges -->).*?(<!-- /badges -->)", re.S)
 PLACE = r"[\w.\-]+/[\w.\-]+@[\w.\-/]+"
 SOURCE = re.compile(rf"(pip install (?:-q )?)(?:git\+https://github\.com/{PLACE}|\.\.)")
 SETTING = re.compile(r'^repository = "(.*)"$', re.M)
-SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION.*?^[ \t]*### END SOLUTION", re.S | re.M)
 LIVE_ONLY = "application/vnd.jupyter.widget-view+json"
 PROBE = """
 import json, os, resource, sys, time
@@ -218,18 +217,6 @@ def badges(new: str | None) -> int:
 
 
 # student ----------------------------------------------------------------------------------------
-
-
-def without_solutions(notebook: Any) -> Any:
-    """Return a copy without solutions, and without what the exercises printed."""
-    blank = copy.deepcopy(notebook)
-    blank.cells = [cell for cell in blank.cells if "solution" not in tags(cell)]
-    for cell in blank.cells:
-        cell.source = SOLUTION.sub(r"\1raise NotImplementedError('your turn')", cell.source)
-    for cell in code_cells(blank):
-        if "exercise" in tags(cell):
-            cell.outputs, cell.execution_count = [], None
-    return blank
 
 
 def student(folder: Path) -> int:

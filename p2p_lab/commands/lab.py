@@ -1,4 +1,8 @@
-"""`p2p_lab lab`: open the lessons in JupyterLab."""
+"""`p2p_lab lab`: open the lessons in JupyterLab.
+
+Without a folder the lessons are written to one of the reader's own (`p2p_lab lessons`), so that
+notes and outputs never lie among the lessons that the package came with.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +14,91 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from p2p_lab.commands.lessons import FOLDER, report, write_lessons
+
 FIRST = "00_start_here.ipynb"
+# Switches off the question about news and, where tests and grading are installed too, nbgrader.
+QUIET = Path(__file__).with_name("jupyter")
+AS_ROOT = "--allow-root"
 
 
 def add(parsers: Any) -> None:
     """Add the command's options."""
-    parser = parsers.add_parser("lab", help="open the lessons in JupyterLab")
-    parser.add_argument("folder", nargs="?", type=Path, help="folder of notebooks to open")
+    parser = parsers.add_parser(
+        "lab",
+        help="open the lessons in JupyterLab",
+        epilog="Other options go to JupyterLab, written as --name=value: --ip=0.0.0.0",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help=f"of notebooks (default: the lessons, in ./{FOLDER})"
+    )
     parser.add_argument("--port", type=int, help="port of the server (default: JupyterLab's)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
-def lessons(folder: Path | None) -> Path:
-    """Return the folder to open: the one named, or the lessons beside the package or here.
+def folder_of(given: argparse.Namespace) -> Path:
+    """Return the folder to open: the one named, or the reader's own lessons, written if missing.
 
     Raises:
-        NotADirectoryError: there is no such folder.
+        NotADirectoryError: If there is no such folder.
     """
-    if folder is not None:
-        if not folder.is_dir():
-            raise NotADirectoryError(f"There is no folder {folder}. Name one that holds notebooks.")
-        return folder
-    beside = Path(__file__).resolve().parents[2] / "notebooks"
-    for candidate in (Path("notebooks"), beside):
-        if (candidate / FIRST).is_file():
-            return candidate
-    raise NotADirectoryError(
-        "The lessons are not here: they come with the source, not with the wheel. Clone the "
-        "repository and run `make lab`, or name a folder: p2p_lab lab FOLDER."
-    )
+    if given.folder is None:
+        print(report(FOLDER, write_lessons(FOLDER)), flush=True)
+        return FOLDER
+    folder: Path = given.folder
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"There is no folder {folder}. Name one that holds notebooks; an option of JupyterLab "
+            "is written with its value as --name=value."
+        )
+    return folder
 
 
-def command(given: argparse.Namespace) -> list[str]:
-    """Return the command that starts JupyterLab."""
-    folder = lessons(given.folder)
-    start = folder / FIRST
-    line = [sys.executable, "-m", "jupyterlab", str(start if start.is_file() else folder)]
-    line += [f"--ServerApp.root_dir={folder.resolve()}"]
+def command(given: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the command that starts JupyterLab; the address that it prints opens lesson 00."""
+    line = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
+    if (folder / FIRST).is_file():
+        line.append(f"--LabApp.default_url=/lab/tree/{FIRST}")
     line += ["--no-browser"] if given.no_browser else []
-    return line + ([f"--port={given.port}"] if given.port else [])
+    line += [f"--port={given.port}"] if given.port else []
+    return line + list(given.unknown)
+
+
+def environment() -> dict[str, str]:
+    """Return the server's environment."""
+    paths = [str(QUIET), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    # Kernels beside a browser share their cores: threads that wait must sleep, not spin.
+    usual = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    return {**usual, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+
+
+def check(given: argparse.Namespace) -> None:
+    """See that JupyterLab is there and will start.
+
+    Raises:
+        OSError: If JupyterLab is not installed.
+        PermissionError: If root did not say that root may run it.
+    """
+    if find_spec("jupyterlab") is None:
+        raise OSError("JupyterLab is not installed. Run: pip install jupyterlab")
+    if getattr(os, "geteuid", lambda: 1)() == 0 and AS_ROOT not in given.unknown:
+        raise PermissionError(
+            "You are root, and JupyterLab does not start for root unless told to. In a container "
+            f"that is usual: add {AS_ROOT} (with make: make lab ARGS={AS_ROOT})."
+        )
 
 
 def run(given: argparse.Namespace) -> int:
-    """Start JupyterLab and wait for it."""
-    line = command(given)
-    if find_spec("jupyterlab") is None:
-        raise OSError("JupyterLab is not installed. Run: pip install 'p2p_lab[lab]'")
-    # Kernels beside a browser share their cores: threads that wait must sleep, not spin.
-    return subprocess.call(line, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})
+    """Become JupyterLab, so that Ctrl-C and signals reach it; on Windows start it and wait."""
+    check(given)
+    line, around = command(given, folder_of(given)), environment()
+    if os.name == "posix":
+        sys.stdout.flush()
+        os.execve(line[0], line, around)
+    with subprocess.Popen(line, env=around) as server:
+        while True:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:  # the server got it too, and asks its own question
+                continue
