@@ -1,8 +1,8 @@
 """Write files and folders whole or not at all, and tell one content from another.
 
-Everything is written to a draft beside its place, flushed to the disk and then moved there in one
-step. A process that is killed at any moment leaves the old file, or the new one, and perhaps a
-draft; drafts have a name of their own, so that they can be counted and cleared. This file knows
+Everything is written to a draft folder beside its place, flushed to the disk and then moved there
+in one step. A process that is killed at any moment leaves the old file, or the new one, and perhaps
+a draft; drafts have a name of their own, so that they can be counted and cleared. This file knows
 nothing of what is written.
 """
 
@@ -36,21 +36,16 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         FileExistsError: If there is a file and `replace` is off.
         OSError: If it cannot be written; a file that was there is still whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_drafts(path.parent, older=OLD)
-    draft = _draft_beside(path)
-    # As open() makes it: with the rights that the user's umask leaves.
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    rights = draft.stat().st_mode & 0o777
-    try:
+    # In a folder of its own: some libraries write beside the draft first, and may be killed too.
+    with _draft_folder(path) as folder:
+        draft = folder / "file"
+        # As open() makes it: with the rights that the user's umask leaves.
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        rights = draft.stat().st_mode & 0o777
         yield draft
         _flush(draft)
-        draft.chmod(rights)  # some libraries write their own file and keep it to its owner
+        draft.chmod(rights)  # some libraries keep what they write to its owner
         _place(draft, path, replace=replace)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
     _flush_folder(path.parent)
 
 
@@ -73,11 +68,11 @@ def write_new(path: Path, data: bytes) -> Path:
     """
     number, free = 1, path
     while True:
-        try:
-            return write_whole(free, data, replace=False)
-        except FileExistsError:
-            number += 1
-            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not os.path.lexists(free):
+            with suppress(FileExistsError):  # another one took the name meanwhile
+                return write_whole(free, data, replace=False)
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 @contextmanager
@@ -96,19 +91,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise FileExistsError(f"{path} exists already.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_drafts(path.parent, older=OLD)
-    draft = _draft_beside(path)
-    draft.mkdir()
-    try:
+    with _draft_folder(path) as draft:
         yield draft
         for file in draft.rglob("*"):
             if file.is_file():
                 _flush(file)
         draft.rename(path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     _flush_folder(path.parent)
 
 
@@ -134,12 +122,18 @@ def clear_drafts(folder: Path, *, older: float = 0.0) -> int:
     """Delete the drafts in a folder, and return how many there were."""
     found = drafts(folder, older=older)
     for path in found:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
     return len(found)
+
+
+def size_of(path: Path) -> int:
+    """Return how many bytes a file takes, or the files in a folder; 0 if it is gone meanwhile."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def sha256_of(path: Path) -> str:
@@ -149,6 +143,19 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def _draft_folder(path: Path) -> Iterator[Path]:
+    """Make an empty draft folder beside a path, and delete it (if it is still there) afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_drafts(path.parent, older=OLD)
+    draft = _draft_beside(path)
+    draft.mkdir()
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _draft_beside(path: Path) -> Path:
@@ -169,8 +176,6 @@ def _place(draft: Path, path: Path, *, replace: bool) -> None:
         if os.path.lexists(path):  # the moment between this and the move cannot be closed there
             raise FileExistsError(f"{path} exists already.") from None
         os.replace(draft, path)
-        return
-    draft.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -11,12 +11,14 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +29,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from p2p_lab.__main__ import main
+from p2p_lab.commands._files import write_picture
 from p2p_lab.edits import LocalBlend, Move, Refine, Replace, Reweight
+from p2p_lab.files import write_new, write_whole
 from p2p_lab.inversion import (
     METHODS,
     EditFriendly,
@@ -38,10 +43,20 @@ from p2p_lab.inversion import (
     load_captioner,
     load_image,
 )
-from p2p_lab.models import ModelError, load
+from p2p_lab.judge import load_judge
+from p2p_lab.judge.labels import Labels
+from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.reading import save_judge
+from p2p_lab.models import ModelError, load, verify
 from p2p_lab.models.identity import digest_of
 from p2p_lab.sampling import Run, animate, edit, generate
+from p2p_lab.scenes import SMALL
 from p2p_lab.training.build import take_weights
+from p2p_lab.training.checkpoint import begin_run, load_checkpoint, save_checkpoint
+from p2p_lab.training.export import new_version, write_card, write_words
+from p2p_lab.widgets.export import Frame, save_gif
+from p2p_lab.widgets.recipe import Recipe
+from tests.killing import kill_points
 from tests.single_file import save_single_file
 
 CAT, DOG, RED = "a cat on grass", "a dog on grass", "a red cat on grass"
@@ -324,3 +339,242 @@ def test_only_the_formats_that_are_meant_are_opened_as_pictures_whatever_their_n
     with pytest.raises(PictureError, match="comes from an EPS file"):
         load_image(Image.open(io.BytesIO(EPS)), 8)
     assert load_image(tmp_path / "cat.eps", 8).getpixel((0, 0)) == (255, 0, 0)
+
+
+# a kill at any moment -------------------------------------------------------------------------
+
+
+def run_of(cat: Run, value: float) -> Run:
+    return replace(cat, pixels=torch.full_like(cat.pixels, value))
+
+
+def save_parts(folder: Path, step: int) -> None:
+    tensors = {"x": torch.full((50_000,), float(step))}
+    save_checkpoint(folder, tensors, {"step": step, "digest": "d"})
+
+
+def whole_checkpoint(folder: Path) -> bool:
+    found = load_checkpoint(folder, "d")
+    return found is not None and bool((found[0]["x"] == found[1]["step"]).all())
+
+
+def strip_frames() -> list[Frame]:
+    return [Frame(Image.new("RGB", (64, 64)), "a cat", "")] * 2
+
+
+def opens(path: Path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+    return True
+
+
+LABELS = Labels.of_world(SMALL)
+
+
+# Each: what is written first, what is written when it is killed, and whether a thing is whole.
+Writer = tuple[Callable[..., Any], Callable[..., Any], Callable[[Path], bool]]
+WRITERS: dict[str, Writer] = {
+    "a run": (
+        lambda at, cat: run_of(cat, 0.0).save(at / "run"),
+        lambda at, cat: run_of(cat, 1.0).save(at / "run"),
+        lambda at: Run.load(at / "run").pixels.mean() in (0.0, 1.0),
+    ),
+    "a cache entry": (
+        lambda at, cat: None,
+        lambda at, cat: InversionCache(at).get_or_make("key", cat.model, lambda: cat),
+        lambda at: all(Run.load(path) is not None for path in InversionCache(at).files()),
+    ),
+    "a picture": (
+        lambda at, cat: write_picture(at / "a.png", cat, force=False),
+        lambda at, cat: write_picture(at / "a.png", cat, force=True),
+        lambda at: opens(at / "a.png"),
+    ),
+    "a new picture": (
+        lambda at, cat: None,
+        lambda at, cat: (at / "a.png").exists() or write_picture(at / "a.png", cat, force=False),
+        lambda at: not (at / "a.png").exists() or opens(at / "a.png"),
+    ),
+    "a recipe": (
+        lambda at, cat: Recipe("a cat", "a dog").save(at),
+        lambda at, cat: Recipe("a cat", "a dog").save(at),
+        lambda at: all(Recipe.from_json(path.read_text()) for path in at.glob("*.json")),
+    ),
+    "a strip": (
+        lambda at, cat: None,
+        lambda at, cat: save_gif(strip_frames(), at),
+        lambda at: all(opens(path) for path in at.glob("*.gif")),
+    ),
+    "a checkpoint": (
+        lambda at, cat: [save_parts(at, step) for step in (1, 2)],
+        lambda at, cat: save_parts(at, 3),
+        whole_checkpoint,
+    ),
+    "a finished step once more": (
+        lambda at, cat: save_parts(at, 1),
+        lambda at, cat: save_parts(at, 1),
+        whole_checkpoint,
+    ),
+    "a training's settings": (
+        lambda at, cat: begin_run(at, "d", {"steps": 1}),
+        lambda at, cat: begin_run(at, "d", {"steps": 1}),
+        lambda at: json.loads((at / "config.json").read_text()) == {"steps": 1},
+    ),
+    "a judge": (
+        lambda at, cat: None,
+        lambda at, cat: save_judge(judge_net(), LABELS, at / "judge-v1", {"threshold": 0.5}),
+        lambda at: not (at / "judge-v1").exists() or load_judge(at / "judge-v1") is not None,
+    ),
+    "an export": (
+        lambda at, cat: None,
+        lambda at, cat: export_model(cat.model, at / "tiny-v1"),
+        lambda at: not (at / "tiny-v1").exists() or verify(at / "tiny-v1") is None,
+    ),
+}
+
+
+@cache
+def judge_net() -> JudgeNet:
+    return JudgeNet(LABELS)
+
+
+def export_model(model: Any, folder: Path) -> None:
+    """Write a folder as `training.save` does, without the time that a pipeline takes."""
+    with new_version(folder) as draft:
+        (draft / "unet").mkdir()
+        model.module.save_config(draft / "unet")
+        write_words(draft, ["a", "cat"])
+        write_card(draft, {"name": "tiny"})
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_kill_at_any_moment_of_a_write_leaves_something_whole(
+    writer: str, cat: Run, tmp_path: Path
+) -> None:
+    first, again, whole = WRITERS[writer]
+    first(tmp_path, cat)
+    places = []
+    for place in kill_points(lambda: again(tmp_path, cat), tmp_path, (1, 1000)):
+        places.append(place)
+        assert whole(tmp_path), f"{writer} is not whole after a kill {place}"
+    assert len(places) > 4 and places[-1] == "done"
+    with suppress(FileExistsError):  # a version or a new picture is never written twice
+        again(tmp_path, cat)
+    assert whole(tmp_path)
+
+
+def test_what_killed_writes_left_is_counted_and_cleared(cat: Run, tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+
+    def put(key: str) -> Run:
+        return cache.get_or_make(key, cat.model, lambda: cat)
+
+    next(kill_points(lambda: write_whole(tmp_path / "entry", bytes(10_000)), tmp_path, (9000,)))
+    (left,) = cache.leftovers()
+    assert cache.nbytes == 9000 and list(tmp_path.iterdir()) == [left]
+    put("key")
+    assert cache.leftovers() == [left], "another process may be writing it"
+    os.utime(left, (1, 1))
+    put("other")
+    assert not cache.leftovers() and len(cache.files()) == 2
+    next(kill_points(lambda: put("third"), tmp_path, (9000,)))  # in safetensors' own writing
+    assert cache.clear() == 2 and not list(tmp_path.iterdir())
+    next(kill_points(lambda: save_parts(tmp_path / "stage", 1), tmp_path, (9000,)))
+    save_parts(tmp_path / "stage", 1)
+    assert [path.name for path in (tmp_path / "stage").iterdir()] == ["step-1"]
+
+
+# a disk that is full, or cannot do all that others can -----------------------------------------
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("free", [0, 1, 5000])
+def test_a_full_disk_is_an_oserror_that_leaves_what_was_there_and_no_litter(
+    free: int, cat: Run, tmp_path: Path
+) -> None:
+    path = cat.save(tmp_path / "cat")
+    before = path.read_bytes()
+    with full_disk(free):
+        for write in (
+            lambda: cat.save(path),
+            lambda: write_picture(tmp_path / "a.png", cat, force=True),
+            lambda: write_new(tmp_path / "a.json", bytes(9000)),
+            lambda: save_parts(tmp_path, 1),
+        ):
+            with suppress(OSError):
+                write()
+                assert free == 5000
+    left = {path.name for path in tmp_path.iterdir()}
+    assert path.read_bytes() == before and left <= {"cat", "a.png"}
+
+
+def test_a_full_disk_does_not_lose_an_inversion(sd32: Any, tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+    with full_disk(5000):
+        run = invert(sd32, picture(), CAT, steps=1, cache=cache)
+    assert run.steps == 1 and not list(tmp_path.iterdir())
+
+
+def test_output_is_written_where_hard_links_are_not_known(
+    cat: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(1, "Operation not permitted")  # what exFAT and some mounted drives say
+
+    monkeypatch.setattr(os, "link", refused)
+    write_picture(tmp_path / "a.png", cat, force=False)
+    with pytest.raises(FileExistsError, match="--force"):
+        write_picture(tmp_path / "a.png", cat, force=False)
+    assert Recipe("a cat", "a dog").save(tmp_path).name == "a-dog.json"
+    assert Recipe("a cat", "a dog").save(tmp_path).name == "a-dog-2.json"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_files_get_the_rights_that_the_umask_leaves(cat: Run, tmp_path: Path) -> None:
+    for mask, rights in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            path = cat.save(tmp_path / f"{mask}")
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == rights
+
+
+def test_an_entry_of_a_shared_cache_that_cannot_be_read_or_removed_does_no_harm(
+    sd32: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = InversionCache(tmp_path)
+    first = invert(sd32, picture(), CAT, steps=1, cache=cache)
+    (entry,) = cache.files()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError("Permission denied")
+
+    for patched, content in ((None, b"damaged"), ("load", entry.read_bytes())):
+        entry.write_bytes(content)
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "replace", "utime"):
+                patch.setattr(os, name, refused)
+            patch.setattr(Path, "unlink", refused)
+            if patched:
+                patch.setattr(Run, "load", refused)
+            again = invert(sd32, picture(), CAT, steps=1, cache=cache)
+        assert torch.equal(again.pixels, first.pixels) and entry.read_bytes() == content
+
+
+def test_the_command_line_writes_no_picture_of_numbers_that_are_not_finite(
+    cat: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = run_of(cat, float("nan"))
+    monkeypatch.setattr("p2p_lab.commands.edit.sample", lambda _: (cat, cat, broken, {}))
+    assert main(["edit", CAT, DOG, "-o", str(tmp_path / "a.png")]) == 2
+    assert "not finite" in capsys.readouterr().err and not list(tmp_path.iterdir())

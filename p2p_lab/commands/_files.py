@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2p_lab import files
+
+if TYPE_CHECKING:
+    from p2p_lab.sampling import Run
 
 _FORCE = "Name another file, or add --force to replace it."
 
@@ -28,37 +33,32 @@ def check_writable(path: Path, suffixes: tuple[str, ...], *, force: bool) -> Pat
     return path
 
 
+def write_picture(path: Path, run: Run, *, force: bool) -> None:
+    """Write a run's picture as PNG.
+
+    Raises:
+        ValueError: the picture holds numbers that are not finite; nothing is written.
+        FileExistsError: another file came to lie there meanwhile, and `force` is off.
+    """
+    import numpy as np
+
+    if not np.isfinite(run.array).all():
+        raise ValueError(
+            f"The picture for {path} holds numbers that are not finite, so it was not written. "
+            "Take a smaller guidance scale or smaller weights."
+        )
+    buffer = io.BytesIO()
+    run.image.save(buffer, format="png")
+    write_whole(path, buffer.getvalue(), force=force)
+
+
 def write_whole(path: Path, data: bytes, *, force: bool) -> None:
     """Write bytes beside the path and move them there in one step.
 
     Raises:
         FileExistsError: another file came to lie there meanwhile, and `force` is off.
     """
-    handle, partial = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
-        if force or not hasattr(os, "link"):
-            os.replace(partial, path)
-        else:
-            _link(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def _link(partial: str, path: Path) -> None:
-    """Give the partial file its name; unlike a move, this fails where a file lies already."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise FileExistsError(f"{path} exists already. {_FORCE}") from None
-
-
-def _umask() -> int:
-    """Return the umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        files.write_whole(path, data, replace=force)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error} {_FORCE}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p_lab.commands._files import check_writable, write_whole
+from p2p_lab.commands._files import check_writable, write_picture, write_whole
 
 if TYPE_CHECKING:
     from p2p_lab.edits import Edit
@@ -175,9 +174,7 @@ def _write_and_sum_up(
     from p2p_lab.metrics import edit_summary
 
     if given.output is not None:
-        buffer = io.BytesIO()
-        edited.image.save(buffer, format="png")
-        write_whole(given.output, buffer.getvalue(), force=given.force)
+        write_picture(given.output, edited, force=given.force)
     if given.figure is not None:
         from p2p_lab.figures import show_edit, to_png
 

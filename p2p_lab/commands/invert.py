@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p_lab.commands._files import check_writable, write_whole
+from p2p_lab.commands._files import check_writable, write_picture
 from p2p_lab.commands.edit import add_edit_options, add_model_options, make_edits
 
 if TYPE_CHECKING:
@@ -71,9 +70,7 @@ def run(given: argparse.Namespace) -> int:
         started = time.perf_counter()
         result = _edit(given, inverted, target)
         numbers["edit_seconds"] = time.perf_counter() - started
-    buffer = io.BytesIO()
-    result.image.save(buffer, format="png")
-    write_whole(given.output, buffer.getvalue(), force=given.force)
+    write_picture(given.output, result, force=given.force)
     print(f'"{source}": {inverted.note}')
     print(", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in numbers.items()))
     print(f"wrote {given.output}")

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from p2p_lab import __version__
-from p2p_lab.files import OLD, clear_drafts, drafts
+from p2p_lab.files import OLD, clear_drafts, drafts, size_of
 from p2p_lab.models import Denoiser
 from p2p_lab.models.identity import bytes_of, digest_of
 from p2p_lab.sampling import Run
@@ -75,7 +75,7 @@ class InversionCache:
     @property
     def nbytes(self) -> int:
         """Tell how many bytes the folder holds, leftovers included."""
-        return sum(_size(path) for path in (*self.files(), *self.leftovers()))
+        return sum(size_of(path) for path in (*self.files(), *self.leftovers()))
 
     def clear(self) -> int:
         """Throw everything away, leftovers too, and return how many inversions that were."""
@@ -112,12 +112,12 @@ class InversionCache:
         """Throw away what was unused for the longest time until the rest fits."""
         clear_drafts(self.folder, older=OLD)
         files = self.files()
-        total = sum(_size(path) for path in files)
+        total = sum(size_of(path) for path in files)
         for path in files:
             if total <= self.limit:
                 return
-            if path != keep or _size(path) > self.limit:
-                total -= _size(path)
+            if path != keep or size_of(path) > self.limit:
+                total -= size_of(path)
                 with suppress(OSError):
                     path.unlink()
 
@@ -143,10 +143,3 @@ def _used(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return -1
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from p2p_lab.codec import decode_known, parse_object
+from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import PICTURE_SIZE, Answers, JudgeNet
 from p2p_lab.judge.suggest import suggest_caption
@@ -27,6 +29,15 @@ QUESTIONS = ("place", "time", "weather", "style")
 
 class JudgeError(ValueError):
     """The judge's weights are missing, changed, or of another kind."""
+
+
+@dataclass(frozen=True)
+class _Card:
+    """Hold the fields of a judge's card that anything depends on."""
+
+    labels: dict[str, list[str]]
+    threshold: float
+    files: dict[str, str]
 
 
 class Judge:
@@ -160,19 +171,17 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
         raise FileExistsError(
             f"{folder} exists and a published version never changes; choose the next number."
         )
-    draft = folder.with_name(folder.name + ".draft")
-    draft.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (t.half() if t.is_floating_point() else t).contiguous()
         for name, t in net.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    save_file(tensors, draft / "judge.safetensors")
-    (draft / "judge.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner
-    files = {"judge.safetensors": _sha256(draft / "judge.safetensors")}
-    card = {"name": folder.name, "labels": labels.to_dict(), **facts, "files": files}
-    (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, folder)
+    with whole_folder(folder) as draft:
+        save_file(tensors, draft / "judge.safetensors")
+        (draft / "judge.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner
+        files = {"judge.safetensors": sha256_of(draft / "judge.safetensors")}
+        card = {"name": folder.name, "labels": labels.to_dict(), **facts, "files": files}
+        (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
@@ -187,14 +196,20 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
             f"There is no judge in {path}: card.json is missing. Install the package again, or "
             "train one with `python -m p2p_lab.judge`."
         )
-    card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-    for relative, digest in card["files"].items():
-        if not (path / relative).is_file() or _sha256(path / relative) != digest:
+    try:
+        card = parse_object((path / "card.json").read_bytes())
+        known = decode_known(_Card, card)
+        labels = Labels.from_dict(known.labels)
+    except (ValueError, TypeError, KeyError) as error:
+        raise JudgeError(
+            f"The card of the judge in {path} cannot be read: {error}. Install the package again."
+        ) from error
+    for relative, digest in known.files.items():
+        if not (path / relative).is_file() or sha256_of(path / relative) != digest:
             raise JudgeError(
                 f"{path / relative} is missing or is not the file that its card describes "
                 "(SHA-256 differs). Install the package again."
             )
-    labels = Labels.from_dict(card["labels"])
     net = JudgeNet(labels)
     tensors = {name: t.float() for name, t in load_file(path / "judge.safetensors").items()}
     missing, unexpected = net.load_state_dict(tensors, strict=False)
@@ -203,13 +218,9 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
             f"The weights in {path} are of another network than this version's judge. "
             "Install the package again."
         )
-    return Judge(net, labels, float(card["threshold"]), card)
+    return Judge(net, labels, known.threshold, card)
 
 
 def _newest() -> Path:
     found = [p for p in WEIGHTS.glob("judge-v*") if p.name.removeprefix("judge-v").isdigit()]
     return max(found, key=lambda p: int(p.name.removeprefix("judge-v")), default=WEIGHTS / "judge")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from p2p_lab.files import whole_file
 from p2p_lab.judge.distort import distort
 from p2p_lab.judge.labels import Labels, Truth, true_answers
 from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
@@ -210,9 +210,8 @@ def _save(
     tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser.state().items()}
     facts = {"step": str(step), "seconds": str(seconds), "config": config.identity()}
-    draft = out / "checkpoint.draft"
-    save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=facts)
-    os.replace(draft, out / "checkpoint.safetensors")
+    with whole_file(out / "checkpoint.safetensors") as draft:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=facts)
 
 
 def _resume(

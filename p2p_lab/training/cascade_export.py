@@ -7,7 +7,6 @@ The folder itself is an `IFPipeline` (the base stage), its subfolder `super` an
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from p2p_lab.training.cascade_build import CascadeParts
 from p2p_lab.training.config import CascadeConfig
-from p2p_lab.training.export import draft_of, known_words, save_pipeline, write_card, write_words
+from p2p_lab.training.export import known_words, new_version, save_pipeline, write_card, write_words
 from p2p_lab.training.preview import PROMPTS, to_grid
 
 SUPER = "super"  # subfolder of the later stage
@@ -116,18 +115,15 @@ def save_cascade(
     Raises:
         FileExistsError: when the folder is there already.
     """
-    draft = draft_of(folder)
-    for stage, pipeline, place in (
-        (SUPER, assemble_super(parts), draft / SUPER),
-        ("base", assemble_base(parts), draft),
-    ):
-        save_pipeline(pipeline, place)
-        write_words(place, known_words(config))
-        write_card(
-            place,
-            {"name": folder.name, "stage": stage, **_settings(stage), **_facts(config, facts)},
-        )
-    os.replace(draft, folder)
+    with new_version(folder) as draft:
+        for stage, pipeline, place in (
+            (SUPER, assemble_super(parts), draft / SUPER),
+            ("base", assemble_base(parts), draft),
+        ):
+            save_pipeline(pipeline, place)
+            write_words(place, known_words(config))
+            about = {"name": folder.name, "stage": stage, **_settings(stage)}
+            write_card(place, {**about, **_facts(config, facts)})
 
 
 def _settings(stage: str) -> dict[str, Any]:

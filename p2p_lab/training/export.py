@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.vocabulary import DEGREES, OBJECTS
 from p2p_lab.training.build import Parts
 from p2p_lab.training.config import RunConfig, TrainConfig
 from p2p_lab.training.preview import assemble
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any]) -> None:
@@ -36,11 +31,10 @@ def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any])
     Raises:
         FileExistsError: when the folder is there already.
     """
-    draft = draft_of(folder)
-    save_pipeline(assemble(parts), draft)
-    write_words(draft, known_words(config))
-    write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
-    os.replace(draft, folder)
+    with new_version(folder) as draft:
+        save_pipeline(assemble(parts), draft)
+        write_words(draft, known_words(config))
+        write_card(draft, {"name": folder.name, "config": dataclasses.asdict(config), **facts})
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> None:
@@ -56,8 +50,9 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
     config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def draft_of(folder: Path) -> Path:
-    """Return where to write a version before it is moved to `folder` in one step.
+@contextmanager
+def new_version(folder: Path) -> Iterator[Path]:
+    """Give a draft folder to write a version to; it gets its name when all of it is written.
 
     Raises:
         FileExistsError: when the folder is there already.
@@ -66,9 +61,8 @@ def draft_of(folder: Path) -> Path:
         raise FileExistsError(
             f"{folder} exists and a published version never changes; choose the next number."
         )
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    return draft
+    with whole_folder(folder) as draft:
+        yield draft
 
 
 def write_words(folder: Path, words: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from p2p_lab.figures import show_pictures, to_gif, to_png
-from p2p_lab.widgets.recipe import new_file
+from p2p_lab.files import write_new
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ def save_strip(frames: Sequence[Frame], folder: str | Path = ".") -> Path:
     """Write the pictures side by side to a new PNG file, and return its path."""
     titles = [f"{frame.caption} · {frame.note}" for frame in frames]
     strip = show_pictures([frame.image for frame in frames], titles)
-    return new_file(Path(folder) / "edit-strip.png", to_png(strip))
+    return write_new(Path(folder) / "edit-strip.png", to_png(strip))
 
 
 def save_gif(frames: Sequence[Frame], folder: str | Path = ".", *, seconds: float = 0.8) -> Path:
     """Write the pictures one after another to a new GIF file, and return its path."""
     pictures = [frame.image.convert("RGB") for frame in frames]
-    return new_file(Path(folder) / "edit.gif", to_gif(pictures, seconds=seconds))
+    return write_new(Path(folder) / "edit.gif", to_gif(pictures, seconds=seconds))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from p2p_lab.edits import Edit, LocalBlend, Refine, Replace, Reweight, default_edits
+from p2p_lab.files import write_new
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, edit, generate
 from p2p_lab.sampling.editing import model_of
@@ -139,7 +140,7 @@ class Recipe:
     def save(self, folder: str | Path = ".") -> Path:
         """Write the recipe to a new file in a folder, and return its path; nothing is replaced."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.target.casefold()).strip("-")[:40] or "edit"
-        return new_file(Path(folder) / f"{slug}.json", self.to_json().encode("utf-8"))
+        return write_new(Path(folder) / f"{slug}.json", self.to_json().encode("utf-8"))
 
     def to_code(self, edits: Sequence[Edit], *, source: Run | None = None) -> str:
         """Return the Python lines that make the edit without a panel.
@@ -246,16 +247,3 @@ def _call(one: Edit) -> str:
         f"{name}=(0, {getattr(one, name)[1]:g})" for name in ("cross", "self_attention")
     )
     return f"{type(one).__name__}({windows})"
-
-
-def new_file(path: Path, content: bytes) -> Path:
-    """Write a file under a name that is still free: edit.json, then edit-2.json."""
-    number, free = 1, path
-    while True:
-        try:
-            with free.open("xb") as file:
-                file.write(content)
-            return free
-        except FileExistsError:
-            number += 1
-            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
