@@ -75,8 +75,8 @@ bench: setup ## time the engine and score the model, quickly
 	$(BIN)/python benchmarks/edits.py --small
 
 course: setup-dev ## build the course kit into COURSE: problem sets, solutions, zip, guide
-	$(BIN)/python tools/course.py build '$(or $(COURSE),out/course)' --salt '$(SALT)'
+	$(BIN)/python tools/course.py build '$(or $(COURSE),out/course)' --secret '$(SECRET)'
 
 course-test: setup-dev ## grade every known answer of the course kit through nbgrader, some minutes
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 \
-	  $(BIN)/python -m pytest -s tests/test_course.py tests/course_round_trip.py
+	  $(BIN)/python -m pytest -s tests/test_course.py tests/test_answers.py tests/course_round_trip.py

@@ -1,13 +1,20 @@
-"""Two guards for grading: cells that were deleted come back, and the checks are the package's own.
+"""Guards for grading: cells that were deleted come back, and answers are judged from outside.
 
 `RestoreCells` runs before nbgrader overwrites the locked cells; `GuardedExecute` takes the place of
-nbgrader's `Execute`. What they can and cannot stop is in GUIDE.md.
+nbgrader's `Execute`. It does not run a test cell in the student's process. It draws the inputs
+here, sends them there, has the student's function called, and judges what comes back. So neither
+the right answers nor the secret of the hidden inputs is ever in the student's process. GUIDE.md
+says what these guards can and cannot stop.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import ast
+import pickle
+import re
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -15,22 +22,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from nbgrader import utils
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import Execute, NbGraderPreprocessor
-from traitlets import Float, Integer
+from traitlets import Float, Integer, Unicode
 
-# Run unseen before every test cell: the leaves that decide are read from disk again.
-SEAL = """
-def _seal():
-    import importlib, sys
-    rooms = ("checks", "metrics", "scenes")
-    kept = "p2p_lab.checks.loaded"  # holds the loaded model
-    for name in list(sys.modules):
-        parts = name.split(".")
-        if parts[0] == "p2p_lab" and parts[1:2] and parts[1] in rooms and name != kept:
-            del sys.modules[name]
-    return importlib.import_module("p2p_lab.checks").grade
-grade, STUDENT = _seal(), {student!r}
-del _seal
+FENCE = """
+from p2p_lab.checks import fence as _fence
+_fence.put_up({course!r}, {gib!r})
+del _fence
 """
+ASK = "__import__('sys').modules['p2p_lab.checks.fence'].serve({request!r}, {reply!r}, globals())"
 
 
 class RestoreCells(NbGraderPreprocessor):
@@ -85,77 +84,194 @@ def _restored(source: Any, about: dict[str, Any]) -> Any:
     return cell
 
 
+class Stopped(Exception):
+    """Say that the student's process is to be started anew, and why."""
+
+
 class GuardedExecute(Execute):
-    """Run a submission with a limit of memory, and seal the checks before each test cell.
+    """Run a submission in a fenced process, and judge its answers from this one."""
 
-    A cell that never ran counts as failed: nbgrader alone gives a silent cell full points.
-    """
-
-    most_timeouts = Integer(3, help="Cells over time after which the run ends").tag(config=True)
-    memory_gib = Float(4.0, help="Data memory of the kernel in GiB, on Linux").tag(config=True)
+    question_seconds = Integer(60, help="Seconds for the three tests of a question").tag(
+        config=True
+    )
+    most_restarts = Integer(8, help="Times a submission's process may be lost").tag(config=True)
+    memory_gib = Float(4.0, help="Memory that an answer may take, GiB (Linux)").tag(config=True)
+    secret = Unicode("", help="What hidden inputs are drawn with").tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any, km: Any = None) -> tuple[Any, Any]:
-        """Run all cells; test cells that were not reached fail with the reason."""
-        self._late, self._ran = 0, set()
+        """Run and judge all cells; test cells that were not reached fail with the reason."""
+        self._spent: dict[str, float] = {}
+        self._lost: dict[str, str] = {}
+        self._kept: list[str] = []
+        self._ran: set[str | None] = set()
+        self._restarts, self._fresh = 0, True
+        self._warn_of_another_id(nb, resources["nbgrader"]["student"])
         reason = "The run ended before this cell."
-        try:
-            with limited(self.memory_gib):
+        with tempfile.TemporaryDirectory(prefix="p2p-grading-") as folder:
+            self._folder = Path(folder)
+            try:
                 nb, resources = super().preprocess(nb, resources, km=km)
-        except DeadKernelError:
-            reason = "The kernel died before this cell: out of memory, or told to stop."
-        except _TooLate:
-            reason = f"{self.most_timeouts} cells ran over their time, so this one was not run."
+            except Stopped as error:
+                reason = str(error)
         for cell in nb.cells:
-            if utils.is_grade(cell) and cell.cell_type == "code" and _id(cell) not in self._ran:
+            if _is_test(cell) and _id(cell) not in self._ran:
                 cell.outputs = [_failed("NotRun", reason)]
         return nb, resources
 
+    def _warn_of_another_id(self, nb: Any, student: str) -> None:
+        for cell in nb.cells:
+            found = re.search(r"^STUDENT\s*=\s*[\"'](.*?)[\"']", cell.source, re.M)
+            if found and found[1].strip().lower() != student.strip().lower():
+                self.log.warning("%s's notebook says STUDENT = %r", student, found[1])
+
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Run one cell; before a test cell the seal."""
-        test = utils.is_grade(cell) and cell.cell_type == "code"
-        if test:
-            sealed = new_code_cell(SEAL.format(student=resources["nbgrader"]["student"]))
-            self._run(sealed, resources, index)
-            if any(output.output_type == "error" for output in sealed.outputs):
-                cell.outputs = [_failed("NotSealed", "The checks could not be read from disk.")]
-                self._ran.add(_id(cell))
-                return cell, resources
-        cell, resources = self._run(cell, resources, index)
-        if test:
+        """Run a cell of the student, or judge an answer in the place of a test cell."""
+        if cell.cell_type != "code" or not cell.source.strip():
+            return cell, resources
+        self._at = index
+        if self._fresh:
+            self._start(resources)
+        if _is_test(cell):
+            cell.outputs = [self._judged(cell, resources)]
             self._ran.add(_id(cell))
-        return cell, resources
-
-    def _run(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+            return cell, resources
         try:
-            cell, resources = super().preprocess_cell(cell, resources, index)
-        except CellTimeoutError:
-            cell.outputs = [_failed("CellTimeoutError", "No reply from the kernel in time.")]
-        if any(o.get("ename") == "CellTimeoutError" for o in cell.get("outputs", ())):
-            self._late += 1
-            if self._late >= self.most_timeouts:
-                raise _TooLate
+            if _id(cell):  # our own cells draw from the name of the student's folder
+                self._quietly(f"STUDENT = {resources['nbgrader']['student']!r}")
+            self._within(self.timeout, cell)
+            self._kept.append(cell.source)
+        except Stopped as error:
+            cell.outputs = [*cell.outputs, _failed("CellTimeoutError", str(error))]
+            self._again(resources)
         return cell, resources
 
+    # Answers ------------------------------------------------------------------------------------
 
-class _TooLate(Exception):
-    """Say that too many cells ran over their time."""
+    def _judged(self, cell: Any, resources: Any) -> Any:
+        """Judge the answer that a test cell names, and return the cell's output."""
+        from p2p_lab.checks.grading import Elsewhere, graded
+
+        asked = Asked.of(cell.source)
+        if asked is None:
+            return _failed("NotRun", "A test cell is one call of grade(...).")
+        if asked.question in self._lost:
+            return _failed("NotRight", self._lost[asked.question])
+        answer = Elsewhere(lambda question, args: self._ask(asked.name, question, args))
+        student = resources["nbgrader"]["student"]
+        secret = self.secret if asked.hidden else ""
+        try:
+            found = graded(asked.question, answer, student, easy=asked.easy, secret=secret)
+        except Stopped as error:
+            self._lost[asked.question] = f"{asked.question}: {error}"
+            self._again(resources)
+            return _failed("NotRight", self._lost[asked.question])
+        if found.state != "right":
+            return _failed("NotRight", str(found))
+        return new_output("stream", name="stdout", text=f"{found}\n")
+
+    def _ask(self, name: str, question_id: str, args: tuple[Any, ...]) -> Any:
+        """Have the student's function called, and return what came of it.
+
+        Raises:
+            Stopped: If it took too long, or its process ended.
+        """
+        from p2p_lab.checks import questions
+        from p2p_lab.checks.answering import Outcome
+        from p2p_lab.checks.wire import read
+
+        question = questions()[question_id]
+        drive = None if question.drive is None else question.drive.__name__
+        request, reply = self._folder / "request", self._folder / "reply"
+        request.write_bytes(pickle.dumps((name, args, question.rules, drive)))
+        reply.unlink(missing_ok=True)
+        left = self.question_seconds - self._spent.get(question_id, 0.0)
+        started = time.monotonic()
+        source = ASK.format(request=str(request), reply=str(reply))
+        self._within(max(left, 1.0), new_code_cell(source))
+        self._spent[question_id] = self._spent.get(question_id, 0.0) + time.monotonic() - started
+        try:
+            kind, value, sentence = read(reply)
+            return Outcome(kind, value, str(sentence))
+        except (ValueError, TypeError):
+            return Outcome("wrong", sentence="Nothing that can be read came back from its process.")
+
+    # The student's process ----------------------------------------------------------------------
+
+    def _within(self, seconds: float, cell: Any) -> None:
+        """Run a cell in the student's process.
+
+        Raises:
+            Stopped: If it took too long, or the process ended.
+        """
+        usual, self.timeout = self.timeout, int(seconds + 1)
+        late = f"timed out: it had {self.question_seconds} seconds. Is there an endless loop?"
+        kept = self.nb.cells[self._at]  # execute_cell puts the cell that it runs in this place
+        try:
+            self.execute_cell(cell, self._at, store_history=False)
+        except CellTimeoutError:
+            raise Stopped(late) from None
+        except DeadKernelError:
+            raise Stopped("its process ended: out of memory, or told to stop.") from None
+        finally:
+            self.timeout, self.nb.cells[self._at] = usual, kept
+        if any(output.get("ename") == "CellTimeoutError" for output in cell.get("outputs", ())):
+            raise Stopped(late)
+
+    def _quietly(self, source: str) -> None:
+        self._within(self.timeout, new_code_cell(source))
+
+    def _start(self, resources: Any) -> None:
+        """Fence the process before the student's first cell."""
+        course = str(Path(resources["nbgrader"]["db_url"].removeprefix("sqlite:///")).parent)
+        cell = new_code_cell(FENCE.format(course=course, gib=self.memory_gib))
+        self._within(max(self.timeout or 0, 240), cell)
+        errors = [output.evalue for output in cell.outputs if output.output_type == "error"]
+        if errors:
+            raise RuntimeError(f"The process for answers could not be fenced: {errors[0]}")
+        self._fresh = False
+
+    def _again(self, resources: Any) -> None:
+        """Start another process, and run in it what ran well before.
+
+        Raises:
+            Stopped: If that has happened too often.
+        """
+        self._restarts += 1
+        if self._restarts > self.most_restarts:
+            raise Stopped(f"Its process was lost {self._restarts} times, so this was not run.")
+        self.shutdown_kernel = "immediate"
+        self._cleanup_kernel()
+        self.km = self.create_kernel_manager()
+        self.start_new_kernel()
+        self.start_new_kernel_client()
+        self._start(resources)
+        for source in self._kept:
+            self._quietly(source)
+
+
+class Asked:
+    """What a test cell asks: `grade("ps1.words", words, STUDENT, hidden=True)`."""
+
+    def __init__(self, call: ast.Call) -> None:
+        """Read the call."""
+        flags = {word.arg for word in call.keywords if getattr(word.value, "value", False) is True}
+        self.question, self.name = call.args[0].value, call.args[1].id  # type: ignore[attr-defined]
+        self.easy, self.hidden = "easy" in flags, "hidden" in flags
+
+    @classmethod
+    def of(cls, source: str) -> Asked | None:
+        """Return what a cell asks, or None if it is no call of grade."""
+        try:
+            (statement,) = ast.parse(source).body
+            call = statement.value  # type: ignore[attr-defined]
+            return cls(call) if call.func.id == "grade" else None
+        except (SyntaxError, ValueError, AttributeError, IndexError):
+            return None
+
+
+def _is_test(cell: Any) -> bool:
+    return bool(utils.is_grade(cell) and cell.cell_type == "code")
 
 
 def _failed(name: str, sentence: str) -> Any:
     return new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
-
-
-@contextlib.contextmanager
-def limited(gib: float) -> Iterator[None]:
-    """Let processes started inside have at most this much data memory, where the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        yield
-        return
-    old = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, old)

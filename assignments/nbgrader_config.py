@@ -48,8 +48,21 @@ c.Autograde.autograde_preprocessors = [
     CheckCellMetadata,
 ]
 
-# A cell has 60 seconds; the third one that runs over ends the run. A kernel has 4 GiB.
+# Files from a learning platform are named STUDENT_anything_psN.ipynb: what stands before the first
+# underscore is the id. Change it if yours are named in another way.
+c.FileNameCollectorPlugin.named_regexp = (
+    r"(?:.*[\\/])?(?P<student_id>[^_\\/]+)_(?:[^\\/]*_)?(?P<file_id>ps\d+)(?:-\d+)?\.ipynb$"
+)
+
+# A question has 60 seconds for its three tests, every other cell 60 too. An answer may take 4 GiB.
 c.GuardedExecute.timeout = 60
-c.GuardedExecute.most_timeouts = 3
+c.GuardedExecute.question_seconds = 60
 c.GuardedExecute.memory_gib = 4.0
 c.GuardedExecute.kernel_name = "python3"
+
+# What the hidden inputs are drawn with. It stands in a file of its own, beside this one, and in no
+# notebook: never hand it out. The same secret draws the same inputs again.
+_secret = Path(__file__).resolve().parent / "secret.txt"
+c.GuardedExecute.secret = _secret.read_text(encoding="utf-8").strip() if _secret.exists() else ""
+if not c.GuardedExecute.secret:
+    raise SystemExit(f"{_secret} is missing or empty: put a long phrase of your own in it.")

@@ -1,12 +1,14 @@
-"""The whole round trip of the course kit through nbgrader: `make course-test`, some minutes.
+"""The whole round trip of the course kit through nbgrader: `make course-test`.
 
-Every model answer, a blank one, every known wrong answer, and students who try to break the
-grading. It prints how long a submission takes, and what a class of 30 would.
+Twelve students of problem set 1 and two more, the model answers of all sets, feedback and export.
+It prints how long a submission takes, and what a class of 30 would.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ import nbformat
 import pytest
 
 import course
-from tests.course_answers import WRONG, WrongAnswer
-from tests.course_rounds import Course, cell_of, graded_cells, id_of, lost
+import grade_table
+from p2p_lab.checks import questions, seed_of
+from tests.course_rounds import SECRET, Course, cell_of, graded_cells, id_of, lost
+from tests.course_students import STUDENTS, Student
 
 CLASS = 30
 LIMIT_MINUTES = 20
+QUESTION_SECONDS = 15
 
 
 @pytest.fixture(scope="module")
@@ -34,77 +39,47 @@ def full(name: str) -> dict[str, int]:
     return graded_cells(nbformat.read(course.source_of(name), as_version=4))
 
 
-def test_nothing_secret_is_released(kit: Course) -> None:
-    assert course.leaks(kit.folder) == []
+def handed(kit: Course, who: str, student: Student) -> Any:
+    if who != "hard-coded":
+        return kit.of("ps1", who, student)
+    text = student.answers["shares"].replace("{table}", _visible(who))
+    return kit.of("ps1", who, Student({"shares": text}))
 
 
-@pytest.mark.parametrize("name", course.SETS)
-def test_reference_blank_and_wrong_answers_earn_what_they_should(kit: Course, name: str) -> None:
-    handed = {"reference": kit.handed(name), "blank": kit.released(name)}
-    for n, wrong in enumerate(WRONG[name]):
-        handed[f"wrong-{n}"] = kit.handed(name, wrong)
-    for student, notebook in handed.items():
-        kit.submit(name, student, notebook)
-    done = kit.grade(name)
+def _visible(who: str) -> str:
+    """Return all values that a student can see to be right, as a table."""
+    table: dict[str, Any] = {}
+    question = questions()["ps1.shares"]
+
+    def answer(source: Any, target: Any, length: int) -> Any:
+        value = question.right(source, target, length)
+        table[repr((source, target))] = value.tolist()
+        return value
+
+    seed = seed_of(who, question.id)
+    free = dataclasses.replace(question, rules=None)
+    for easy in (True, False):
+        free.judge(answer, seed, easy)
+    return repr(table)
+
+
+@pytest.fixture(scope="module")
+def graded(kit: Course) -> Course:
+    """The course after grading problem set 1 of all students."""
+    for who, student in STUDENTS.items():
+        notebook = handed(kit, who, student)
+        if who == "perfect":
+            notebook = without(notebook, "words-easy", "words-hidden", "setup", "shares-own")
+        if who == "half":
+            cell_of(notebook, "words-hidden").source = "pass"
+            cell_of(notebook, "words-own").metadata.nbgrader["points"] = 100
+        kit.submit("ps1", who, notebook)
+    done = kit.grade("ps1", f"--GuardedExecute.question_seconds={QUESTION_SECONDS}")
+    each = kit.seconds["ps1"] / len(STUDENTS)
+    print(f"\nps1: {each:.1f} CPU s a submission, {CLASS * each / 60:.1f} min for {CLASS}")
     assert done.returncode == 0, done.stderr[-3000:]
-    each = kit.seconds[name] / len(handed)
-    print(f"\n{name}: {each:.1f} CPU s a submission, {CLASS * each / 60:.1f} min for {CLASS}")
     assert CLASS * each < LIMIT_MINUTES * 60
-
-    assert lost(kit.points(name, "reference"), full(name)) == set()
-    assert kit.points(name, "reference")["written"] is None  # waits for a reader
-    blank = kit.points(name, "blank")
-    assert set(blank.values()) == {0}
-    for n, wrong in enumerate(WRONG[name]):
-        assert lost(kit.points(name, f"wrong-{n}"), full(name)) == set(wrong.fails), wrong.name
-
-
-# Students who break things, all in problem set 1 ------------------------------------------------
-
-
-def answer(cell: str, text: str) -> WrongAnswer:
-    return WrongAnswer("", cell, text, ())
-
-
-LOOP = """
-def words(text, offsets):
-    while True:
-        pass
-"""
-DEAF_LOOP = """
-def words(text, offsets):
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:
-            pass
-"""
-HUGE = """
-def words(text, offsets):
-    return torch.ones(10**10).tolist()
-"""
-DEATH = """
-import os
-os._exit(1)
-"""
-PATCHES = """
-import sys
-import torch
-
-torch.allclose = lambda *args, **more: True
-grade = check = lambda *args, **more: True
-for name, module in list(sys.modules.items()):
-    if name.startswith("p2p_lab.checks") and hasattr(module, "grade"):
-        module.grade = lambda *args, **more: True
-"""
-WORDS = {"words-easy", "words-own", "words-hidden"}
-
-
-def blank_with(kit: Course, text: str) -> Any:
-    notebook = kit.released("ps1")
-    notebook.cells.insert(4, nbformat.v4.new_code_cell(text))
-    return notebook
+    return kit
 
 
 def without(notebook: Any, *names: str) -> Any:
@@ -113,79 +88,87 @@ def without(notebook: Any, *names: str) -> Any:
     return changed
 
 
-def grade_only(kit: Course, handed: dict[str, Any], *options: str) -> None:
-    """Grade these submissions of problem set 1, and no others that lie there."""
-    for student in list((kit.folder / "submitted").glob("*")):
-        student.rename(kit.folder / f"graded-{student.name}")
-    for student, notebook in handed.items():
-        kit.submit("ps1", student, notebook)
-    done = kit.grade("ps1", *options)
-    print(f"\n{len(handed)} who break things: {kit.seconds['ps1']:.0f} s")
+def test_nothing_secret_is_released(kit: Course) -> None:
+    assert course.leaks(kit.folder) == []
+
+
+@pytest.mark.parametrize("who", STUDENTS)
+def test_a_student_earns_exactly_what_the_answers_are_worth(graded: Course, who: str) -> None:
+    assert lost(graded.points("ps1", who), full("ps1")) == set(STUDENTS[who].fails)
+
+
+def test_a_loop_is_told_as_timed_out_and_costs_its_own_question(graded: Course) -> None:
+    assert "timed out" in graded.told("ps1", "loop-first", "words-easy")
+    assert "timed out" in graded.told("ps1", "loop-last", "prompts-hidden")
+    assert "right" in graded.told("ps1", "loop-first", "alignment-easy")
+
+
+def test_who_lets_a_library_do_the_work_is_told_so(graded: Course) -> None:
+    assert "p2p_lab.tokens.alignment.align_tokens do the work" in graded.told(
+        "ps1", "imported", "prompts-own"
+    )
+
+
+def test_the_secret_and_the_right_answers_reach_no_student(graded: Course) -> None:
+    pages = list((graded.folder / "autograded").rglob("*.ipynb"))
+    assert len(pages) == len(STUDENTS)
+    for page in pages:
+        assert SECRET not in page.read_text(encoding="utf-8")
+    assert "not read while a problem set is graded" not in graded.told(
+        "ps1", "perfect", "words-own"
+    )
+
+
+def test_an_honest_hand_in_raises_no_warning_and_a_changed_one_does(graded: Course) -> None:
+    said = graded.said["ps1"]
+    assert "cell words-hidden has changed" in said  # half rewrote it
+    assert said.count("checksum") == 1
+    assert "wrong-id's notebook says STUDENT = 'perfect'" in said
+
+
+def test_feedback_comes_out_and_holds_no_secret(graded: Course) -> None:
+    done = course.nbgrader(graded.folder, "generate_feedback", "ps1", "--force")
     assert done.returncode == 0, done.stderr[-3000:]
+    pages = list((graded.folder / "feedback").rglob("*.html"))
+    assert len(pages) == len(STUDENTS)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert SECRET not in text and "salt=" not in text
+    half = graded.folder / "feedback" / "half" / "ps1" / "ps1.html"
+    assert "the rows do" in half.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def broken(kit: Course) -> Course:
-    """The course after grading those who break things."""
-    right = kit.handed("ps1")
-    renamed = copy.deepcopy(right)
-    stub = cell_of(renamed, "words")
-    stub.source = stub.source.replace("def words", "def my_words")
-    easier = copy.deepcopy(right)
-    cell_of(easier, "words-hidden").source = "pass"
-    cell_of(easier, "words").source = "words = None"
-    cell_of(easier, "words-own").metadata.nbgrader["points"] = 100
-    handed = {
-        "loop": kit.handed("ps1", answer("words", LOOP)),
-        "deaf-loop": kit.handed("ps1", answer("words", DEAF_LOOP)),
-        "huge": kit.handed("ps1", answer("words", HUGE)),
-        "death": kit.handed("ps1", answer("swap_mapper", DEATH)),
-        "renamed": renamed,
-        "deleted-tests": without(right, "words-easy", "words-hidden", "setup"),
-        "deleted-stub": without(right, "words", "words-easy"),
-        "rewritten-tests": easier,
-        "patches": blank_with(kit, PATCHES),
-    }
-    loops = {student: handed.pop(student) for student in ("loop", "deaf-loop")}
-    grade_only(kit, loops, "--GuardedExecute.timeout=10")
-    grade_only(kit, handed, "--GuardedExecute.timeout=240")
-    return kit
+@pytest.mark.parametrize("form", grade_table.FORMS)
+def test_a_table_has_a_column_a_question(graded: Course, form: str, tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    assert course.main(["table", str(graded.folder.parent), "ps1", "--form", form,
+                        "--to", str(target)]) == 0  # fmt: skip
+    with target.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert "ps1.words" in rows[0] and "ps1.written" in rows[0]
+    line = next(row for row in rows if "loop-first" in row)
+    assert line[rows[0].index("ps1.words")] == "0"
+    assert line[rows[0].index("ps1.alignment")] == "4"
+    assert len({len(row) for row in rows}) == 1
 
 
-@pytest.mark.parametrize("student", ["huge", "renamed", "deleted-stub", "rewritten-tests"])
-def test_what_breaks_one_question_costs_that_question(broken: Course, student: str) -> None:
-    assert lost(broken.points("ps1", student), full("ps1")) == WORDS
-
-
-def test_an_endless_loop_ends_the_run_after_three_cells(broken: Course) -> None:
-    assert lost(broken.points("ps1", "loop"), full("ps1")) == set(full("ps1"))
-
-
-def test_a_loop_that_catches_the_interrupt_gets_nothing(broken: Course) -> None:
-    assert lost(broken.points("ps1", "deaf-loop"), full("ps1")) == set(full("ps1"))
-
-
-def test_a_dead_kernel_keeps_what_was_earned_before(broken: Course) -> None:
-    kept = {name for name, points in broken.points("ps1", "death").items() if points}
-    assert kept == {f"{q}-{part}" for q in ("words", "alignment", "refine_mapper")
-                    for part in ("easy", "own", "hidden")}  # fmt: skip
-
-
-def test_deleted_tests_come_back(broken: Course) -> None:
-    assert lost(broken.points("ps1", "deleted-tests"), full("ps1")) == set()
-
-
-def test_overwritten_checks_earn_nothing(broken: Course) -> None:
-    assert lost(broken.points("ps1", "patches"), full("ps1")) == set(full("ps1"))
-
-
-def test_feedback_and_grades_come_out(broken: Course, tmp_path: Path) -> None:
-    done = course.nbgrader(broken.folder, "generate_feedback", "ps1", "--force")
+def test_zip_files_from_a_learning_platform_are_collected(graded: Course) -> None:
+    downloaded = graded.folder / "downloaded" / "ps2" / "archive"
+    downloaded.mkdir(parents=True)
+    for name in ("zoe_ps2_attempt_2026-01-31-15-30-10_ps2.ipynb", "yan_12345_678_ps2-1.ipynb"):
+        nbformat.write(graded.handed("ps2"), downloaded / name)
+    done = course.nbgrader(graded.folder, "zip_collect", "ps2", "--force")
     assert done.returncode == 0, done.stderr[-3000:]
-    page = (broken.folder / "feedback" / "renamed" / "ps1" / "ps1.html").read_text("utf-8")
-    assert "my_words" in page
-    table = tmp_path / "grades.csv"
-    done = course.nbgrader(broken.folder, "export", "--to", str(table))
+    for student in ("zoe", "yan"):
+        assert (graded.folder / "submitted" / student / "ps2" / "ps2.ipynb").exists()
+
+
+@pytest.mark.parametrize("name", ["ps2", "ps3", "ps4"])
+def test_the_model_answers_earn_everything_in_every_set(graded: Course, name: str) -> None:
+    graded.submit(name, "perfect", graded.handed(name))
+    done = graded.grade(name, "--student=perfect")
+    print(f"\n{name}: {graded.seconds[name]:.1f} CPU s for one submission and the judge's start")
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = table.read_text("utf-8")
-    assert "renamed" in rows and "ps4" in rows
+    assert "has changed" not in done.stderr
+    assert lost(graded.points(name, "perfect"), full(name)) == set()
+    assert graded.points(name, "perfect")["written"] is None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import nbformat
 
 import course
-from tests.course_answers import WrongAnswer
+from tests.course_students import Student
+
+SECRET = "a phrase that stands nowhere else"
 
 
 def cell_of(notebook: Any, grade_id: str) -> Any:
@@ -33,13 +35,6 @@ def graded_cells(notebook: Any) -> dict[str, int]:
         if about.get("grade") and not about.get("solution"):
             found[about["grade_id"]] = int(about["points"])
     return found
-
-
-def with_answer(notebook: Any, wrong: WrongAnswer) -> Any:
-    """Return a copy of a notebook in which one answer is wrong."""
-    changed = copy.deepcopy(notebook)
-    cell_of(changed, wrong.cell).source = wrong.text.strip()
-    return changed
 
 
 def failing_cells(notebook: Any, student: str = "ada", skip: tuple[str, ...] = ()) -> list[str]:
@@ -72,9 +67,10 @@ class Course:
 
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)  # of processor time, by problem set
+    said: dict[str, str] = field(default_factory=dict)  # what nbgrader logged, by problem set
 
     def release(self, *names: str) -> None:
-        course.start_course(self.folder, sets=names)
+        course.start_course(self.folder, SECRET, sets=names)
         for name in names:
             course.release(self.folder, name)
 
@@ -82,15 +78,23 @@ class Course:
         path = self.folder / "release" / name / f"{name}.ipynb"
         return nbformat.read(path, as_version=4)
 
-    def handed(self, name: str, *answers: WrongAnswer) -> Any:
-        """Return the released notebook, filled in with the model answers or wrong ones."""
-        notebook = self.released(name)
-        model, wrong = course.solved(name), {answer.cell: answer.text for answer in answers}
+    def handed(self, name: str, answers: Mapping[str, str] | None = None) -> Any:
+        """Return the released notebook, filled in with the model answers or other ones."""
+        notebook, model = self.released(name), course.solved(name)
         for cell in notebook.cells:
             about = cell.metadata.get("nbgrader", {})
             if about.get("solution"):
                 right = cell_of(model, about["grade_id"]).source
-                cell.source = wrong.get(about["grade_id"], right).strip()
+                cell.source = (answers or {}).get(about["grade_id"], right).strip()
+        return notebook
+
+    def of(self, name: str, who: str, student: Student) -> Any:
+        """Return what a student hands in."""
+        notebook = self.released(name) if student.blank else self.handed(name, student.answers)
+        if student.before:
+            notebook.cells.insert(4, nbformat.v4.new_code_cell(student.before))
+        for cell in notebook.cells:
+            cell.source = cell.source.replace('"your-id"', repr(student.student_id or who))
         return notebook
 
     def submit(self, name: str, student: str, notebook: Any) -> None:
@@ -103,6 +107,7 @@ class Course:
         started = spent_by_children()
         done = course.nbgrader(self.folder, "autograde", name, "--force", *options)
         self.seconds[name] = spent_by_children() - started
+        self.said[name] = done.stderr
         return done
 
     def points(self, name: str, student: str) -> dict[str, float | None]:
@@ -113,6 +118,12 @@ class Course:
         with Gradebook(f"sqlite:///{self.folder / 'gradebook.db'}") as book:
             notebook = book.find_submission_notebook(name, name, student)
             return {grade.name: grade.auto_score for grade in notebook.grades}
+
+    def told(self, name: str, student: str, cell: str) -> str:
+        """Return what the graded notebook shows below a cell."""
+        path = self.folder / "autograded" / student / name / f"{name}.ipynb"
+        outputs = cell_of(nbformat.read(path, as_version=4), cell).outputs
+        return "\n".join(str(output.get("text", output.get("evalue", ""))) for output in outputs)
 
 
 def lost(points: dict[str, float | None], full: dict[str, int]) -> set[str]:

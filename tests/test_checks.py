@@ -55,6 +55,18 @@ def test_wrong_answers_of_one_exercise_get_different_sentences(exercise_id: str)
     assert len(said) == len(WRONG[exercise_id])
 
 
+def test_hardly_a_known_mistake_hears_the_largest_difference_alone() -> None:
+    said = [check(i, WRONG[i][n][0]).message for i, n in CASES]
+    assert sum("The largest difference is" in message for message in said) <= 3 < len(said)
+
+
+def test_a_list_of_tensors_is_taken_for_a_tensor_everywhere() -> None:
+    reference = exercises()["02.mapper"].reference
+    assert check("02.mapper", lambda *given: list(reference(*given)))
+    reweight = exercises()["04.reweight"].reference
+    assert check("04.reweight", lambda *given: [list(head) for head in reweight(*given)])
+
+
 def stub_raise(*args: Any) -> Any:
     raise NotImplementedError("your turn")
 
@@ -138,7 +150,7 @@ def test_an_unknown_exercise_names_the_nearest_one() -> None:
         check("02.maper", None)
     with pytest.raises(KeyError, match="There are: 00.words"):
         solution("zzz")
-    with pytest.raises(ValueError, match="two hints"):
+    with pytest.raises(ValueError, match="hints 1 to 2"):
         hint("02.mapper", 3)
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from p2p_lab.checks import exercises
+from p2p_lab.checks.aligning import by_place, heaviest_block, pairs_when_equally_long
 
 Answer = Callable[..., Any]
 
@@ -40,6 +41,14 @@ def _first_free(source: list[str], target: list[str]) -> list[int | None]:
     return found
 
 
+def _same_place(source: Any, target: Any, good: Any) -> Any:
+    found = good.clone()
+    for (a, b), (c, d) in zip(source, target, strict=True):
+        if b - a == d - c:
+            found[:, c:d] = torch.eye(len(good))[:, c:d]
+    return found
+
+
 def _mapper(kind: str) -> Answer:
     def answer(source: Any, target: Any, length: int) -> Any:
         good = right("02.mapper")(source, target, length)
@@ -49,6 +58,7 @@ def _mapper(kind: str) -> Answer:
             "ones": (good > 0).float(),
             "short": good[:5, :5],
             "twice": 2 * good,
+            "same place": _same_place(source, target, good),
         }[kind]
 
     return answer
@@ -98,6 +108,11 @@ def _heat(maps: Any, *, pool: bool = True, top: bool = True, tokens: bool = True
     return heat / heat.max() if top else heat
 
 
+def _ratio(heat: Any) -> Any:
+    pooled = F.max_pool2d(heat[None, None], 3, 1, 1)[0, 0]
+    return pooled / pooled.max()
+
+
 def _carried(rows, region, down, right, *, fill="mean", late=False):
     there = region.roll((down, right), (0, 1))
     mean = rows[~region & ~there].mean(dim=0)
@@ -136,6 +151,7 @@ def _edit_every_stage(base: Any, stages: Any, source: Any, target: Any) -> Any:
 
 WRONG: dict[str, list[tuple[Answer, str]]] = {
     "00.words": [
+        (lambda s, t: set(right("00.words")(s, t)), "a set, which has no order"),
         (lambda s, t: [(w, v) for w, v in zip(s.split(), t.split(), strict=True)], "did not chan"),
         (
             lambda s, t: [
@@ -172,6 +188,17 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda m, size: _resized(m[0].mean((0, 1)), size), "first site"),
     ],
     "01.pointing": [
+        (
+            lambda h, m: bool(
+                m[
+                    tuple(
+                        int(i * m.shape[0] / h.shape[0])
+                        for i in divmod(int(h.argmax()), h.shape[1])
+                    )
+                ]
+            ),
+            "add one half before scaling",
+        ),
         (lambda h, m: h.argmax() == m.float().argmax(), "It says"),
         (lambda h, m: bool(m[divmod(int(h.argmax()), h.shape[1])]), "four times as large"),
         (lambda h, m: bool(m.T[divmod(int(h.argmax()), h.shape[1])]), "the row comes first"),
@@ -186,6 +213,7 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda attn, x, c: _processor()(attn, x, c.clone()), "It raised AttributeError"),
     ],
     "02.mapper": [
+        (_mapper("same place"), "written at (j, j)"),
         (_mapper("transposed"), "transposed"),
         (_mapper("identity"), "moves all later words"),
         (_mapper("ones"), "column sums to 1"),
@@ -200,13 +228,14 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda s, t, p, inside: (s @ p + t) / 2 if inside else t, "averages"),
     ],
     "02.window": [
+        (lambda w, n: range(-int(-w[0] * n // 1), -int(-w[1] * n // 1)), "rounded up"),
         (lambda w, n: range(int(w[0] * n), int(w[1] * n)), "Round to the nearest"),
         (lambda w, n: range(round(w[0] * n), round(w[1] * n) + 1), "The end is counted in".lower()),
         (
             lambda w, n: range(n - round(w[1] * n), n - round(w[0] * n)),
             "time runs the wrong way",
         ),
-        (lambda w, n: range(0, round(w[1] * n)), "right are"),
+        (lambda w, n: range(0, round(w[1] * n)), "begins at step 0"),
         (lambda w, n: 8, "It must return steps"),
     ],
     "02.unequal": [
@@ -216,11 +245,17 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda c, m: c[:, :1].expand(-1, m), "first column alone"),
     ],
     "03.alignment": [
+        (lambda s, t: heaviest_block(s, t), "longest equal block"),
+        (lambda s, t: by_place(s, t, {}), "same place"),
+        (
+            lambda s, t: pairs_when_equally_long(s, t, {}),
+            "has no partner: None",
+        ),
         (_greedy, "used twice"),
         (_first_free, "longest common sequence"),
         (lambda s, t: [j if j < len(s) else None for j in range(len(t))], "has no partner"),
         (lambda s, t: right("03.alignment")(s, t)[:-1], "entries for"),
-        (lambda s, t: [None] * len(t), "it matches 0 words"),
+        (lambda s, t: [None] * len(t), "Nothing is paired"),
     ],
     "03.refine": [
         (lambda s, t, a: t.clone(), "returns the target unchanged"),
@@ -241,6 +276,8 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda s, t, a: right("03.refine")(t, s, a), "exchanged"),
     ],
     "03.blend": [
+        (lambda m, th: _ratio(m.sum(1).amax(0)) > th, "largest site"),
+        (lambda m, th: _ratio(m.amax(1).mean(0)) > th, "sum of its tokens"),
         (lambda m, th: _heat(m, top=False) > th, "divided by its maximum"),
         (lambda m, th: _heat(m, pool=False) > th, "max-pool is missing"),
         (lambda m, th: _heat(m) <= th, "turned round"),
@@ -327,6 +364,7 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda base, stages, s, t: base(t, s), "source prompt first"),
     ],
     "07.steps": [
+        (lambda allowed, once, each: max(0, round((allowed - once) / each)), "rounded to the n"),
         (lambda allowed, once, each: allowed // each, "left out"),
         (lambda allowed, once, each: max(0, allowed // (once + each)), "kept once"),
         (lambda allowed, once, each: -(-(allowed - once) // each), "round down"),

@@ -1,10 +1,13 @@
 """Build the course kit from one source, and prove that nothing secret is handed out.
 
-python tools/course.py build FOLDER [--salt TEXT]   a course folder for nbgrader, and what it makes
-python tools/course.py leaks FOLDER                 look for solutions in FOLDER/course/release
+python tools/course.py build FOLDER [--secret TEXT]   a course folder for nbgrader
+python tools/course.py leaks FOLDER                   look for solutions in FOLDER/course/release
+python tools/course.py grade FOLDER ps1               autograde again, and write the feedback pages
+python tools/course.py table FOLDER ps1 --form canvas --to FILE   points, a column a question
+python tools/course.py hints FOLDER ps1               the hints that stand in each hand-in
 
-The folder gets `course/` (an nbgrader course: source, release, configuration), `solutions/`, the
-hand-out `p2p_lab-problem-sets.zip`, GUIDE.md and RUBRIC.md.
+The folder gets `course/` (an nbgrader course: source, release, configuration, the secret of the
+hidden inputs), `solutions/`, the hand-out `p2p_lab-problem-sets.zip`, and the teacher's pages.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -22,15 +26,16 @@ from typing import Any
 
 import nbformat
 
+import grade_table
+
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ROOT / "assignments"
 SETS = ("ps1", "ps2", "ps3", "ps4")
-SALT = "lighthouse"  # stands in the sources; a teacher puts another text in its place
-REGION = re.compile(
-    r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n(.*?)^[ \t]*### END (?:SOLUTION|HIDDEN TESTS)",
-    re.S | re.M,
-)
+PAGES = ("GUIDE.md", "RUBRIC.md", "PLANS.md", "CONCEPTS.md", "PROJECTS.md", "PRACTICE.md")
+STUDENTS = ("SYLLABUS.md", "HONESTY.md")  # they go into the hand-out too
+REGION = re.compile(r"### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION", re.S | re.M)
 MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) (?:SOLUTION|HIDDEN TESTS)\n?", re.M)
+HINT = re.compile(r"""\bhint\(\s*["']([\w.]+)["']\s*(?:,\s*(\d)\s*)?\)""")
 HANDOUT = """Problem sets of p2p_lab.
 
 1. Install p2p_lab with its extra [lab], from where your teacher says.
@@ -47,15 +52,21 @@ def source_of(name: str) -> Path:
 # build ------------------------------------------------------------------------------------------
 
 
-def start_course(course: Path, salt: str = SALT, sets: Sequence[str] = SETS) -> Path:
-    """Make an nbgrader course folder with sources and configuration."""
+def start_course(course: Path, secret: str = "", sets: Sequence[str] = SETS) -> Path:
+    """Make an nbgrader course folder with sources, configuration and a secret.
+
+    A secret that is there already stays, unless another one is given: the same one draws the same
+    hidden inputs.
+    """
     for name in sets:
         target = course / "source" / name / f"{name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = source_of(name).read_text(encoding="utf-8")
-        target.write_text(text.replace(f'salt=\\"{SALT}', f'salt=\\"{salt}'), encoding="utf-8")
+        shutil.copy(source_of(name), target)
     for name in ("nbgrader_config.py", "guards.py"):
         shutil.copy(KIT / name, course / name)
+    file = course / "secret.txt"
+    if secret or not file.exists():
+        file.write_text((secret or secrets.token_hex(16)) + "\n", encoding="utf-8")
     return course
 
 
@@ -93,11 +104,9 @@ def solved(name: str) -> Any:
     return notebook
 
 
-def build(folder: Path, salt: str) -> int:
+def build(folder: Path, secret: str = "") -> int:
     """Build everything into a folder."""
-    if salt and not re.fullmatch(r"[\w .-]+", salt):
-        raise SystemExit(f"A salt is made of letters, digits, spaces, '.', '_' or '-'; got {salt}.")
-    course = start_course(folder / "course", salt or SALT)
+    course = start_course(folder / "course", secret)
     (folder / "solutions").mkdir(parents=True, exist_ok=True)
     for name in SETS:
         release(course, name)
@@ -107,10 +116,10 @@ def build(folder: Path, salt: str) -> int:
         print("\n".join(found), file=sys.stderr)
         return 1
     pack(course / "release", folder / "p2p_lab-problem-sets.zip")
-    for page in ("GUIDE.md", "RUBRIC.md"):
+    for page in (*PAGES, *STUDENTS):
         text = (KIT / page).read_text(encoding="utf-8")
         (folder / page).write_text(moved(text), encoding="utf-8")
-    print(f"{len(SETS)} problem sets in {folder}: release, solutions, zip, guide and rubric.")
+    print(f"{len(SETS)} problem sets in {folder}: release, solutions, zip and the teacher's pages.")
     return 0
 
 
@@ -122,18 +131,21 @@ def moved(page: str) -> str:
 
 def pack(released: Path, target: Path) -> None:
     """Zip what students get; the same content gives the same bytes."""
-    files = {f"problem-sets/{p.relative_to(released)}": p for p in released.rglob("*.ipynb")}
+    files = {f"problem-sets/{p.relative_to(released).as_posix()}": p.read_bytes()
+             for p in released.rglob("*.ipynb")}  # fmt: skip
+    for page in STUDENTS:
+        files[f"problem-sets/{page}"] = moved((KIT / page).read_text(encoding="utf-8")).encode()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name), files[name].read_bytes())
+            archive.writestr(zipfile.ZipInfo(name), files[name])
         archive.writestr(zipfile.ZipInfo("problem-sets/READ ME FIRST.txt"), HANDOUT)
 
 
 # leaks ------------------------------------------------------------------------------------------
 
 
-def secrets(name: str) -> Iterator[str]:
-    """Yield the lines that no student may see: solutions, hidden tests and model answers."""
+def hidden_lines(name: str) -> Iterator[str]:
+    """Yield the lines that no student may see: solutions and model answers."""
     shown = ""
     hidden: list[str] = []
     for cell in nbformat.read(source_of(name), as_version=4).cells:
@@ -144,7 +156,7 @@ def secrets(name: str) -> Iterator[str]:
         hidden += [line for region in REGION.findall(cell.source) for line in region.splitlines()]
         shown += REGION.sub("", cell.source) + "\n"
     for line in hidden:
-        line = line.strip().replace(SALT, "")  # the salt may have been changed
+        line = line.strip()
         if len(line) > 12 and line not in shown:
             yield line
 
@@ -152,29 +164,87 @@ def secrets(name: str) -> Iterator[str]:
 def leaks(course: Path) -> list[str]:
     """Return a sentence for each secret line that stands in a released notebook."""
     found = []
+    file = course / "secret.txt"
+    hidden = file.read_text(encoding="utf-8").strip() if file.exists() else ""
     for name in SETS:
         path = course / "release" / name / f"{name}.ipynb"
         if not path.exists():
             continue
         cells = nbformat.read(path, as_version=4).cells
         text = "\n".join(cell.source + str(cell.get("outputs", "")) for cell in cells)
-        found += [f"{name}: the release holds {line!r}" for line in secrets(name) if line in text]
+        found += [
+            f"{name}: the release holds {line!r}" for line in hidden_lines(name) if line in text
+        ]
         found += [f"{name}: the release holds a mark" for _ in MARKER.findall(text)[:1]]
+        if hidden and hidden in text:
+            found.append(f"{name}: the release holds the secret of the hidden inputs")
     return found
+
+
+# grade ------------------------------------------------------------------------------------------
+
+
+def grade(course: Path, name: str) -> int:
+    """Autograde every hand-in of a problem set, old ones again, and write the feedback pages."""
+    for words in (("autograde", name, "--force"), ("generate_feedback", name, "--force")):
+        done = nbgrader(course, *words)
+        print(done.stderr[-4000:], file=sys.stderr)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def hints_in(notebook: Any) -> list[str]:
+    """Return the hints that cells of a hand-in ask for, each once, as "ps1.words 2"."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return sorted({f"{found[1]} {found[2] or 1}" for found in HINT.finditer(code)})
+
+
+def count_hints(course: Path, name: str) -> int:
+    """Print how many hints stand in each hand-in; a deleted cell leaves no trace."""
+    for path in sorted((course / "submitted").glob(f"*/{name}/{name}.ipynb")):
+        used = hints_in(nbformat.read(path, as_version=4))
+        print(f"{path.parts[-3]}: {len(used)} {', '.join(used)}")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    make = verbs.add_parser("build")
-    make.add_argument("folder", type=Path)
-    make.add_argument("--salt", default="")
-    verbs.add_parser("leaks").add_argument("folder", type=Path)
-    given = parser.parse_args(argv)
+    make = verbs.add_parser("build", help="build the course into a folder")
+    make.add_argument("--secret", default="", help="what hidden inputs are drawn with")
+    verbs.add_parser("leaks", help="look for solutions in what is handed out")
+    for verb, said in (
+        ("grade", "autograde and write feedback"),
+        ("table", "write the points, a column a question"),
+        ("hints", "count the hints in the hand-ins"),
+    ):
+        verbs.add_parser(verb, help=said)
+    for verb, parsed in verbs.choices.items():
+        parsed.add_argument("folder", type=Path)
+        if verb not in ("build", "leaks"):
+            parsed.add_argument("name", choices=SETS)
+    verbs.choices["table"].add_argument("--form", choices=grade_table.FORMS, default="plain")
+    verbs.choices["table"].add_argument("--to", type=Path, required=True)
+    return run(parser.parse_args(argv))
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what was asked for."""
+    course = given.folder / "course"
     if given.verb == "build":
-        return build(given.folder, given.salt)
-    found = leaks(given.folder / "course")
-    print("\n".join(found) or "No solution and no hidden test is in the release.")
+        return build(given.folder, given.secret)
+    if given.verb == "grade":
+        return grade(course, given.name)
+    if given.verb == "hints":
+        return count_hints(course, given.name)
+    if given.verb == "table":
+        reach_tools()
+        rows = grade_table.read(course / "gradebook.db", given.name)
+        grade_table.write(rows, given.form, given.to)
+        return 0
+    found = leaks(course)
+    print("\n".join(found) or "No solution and no secret is in the release.")
     return 1 if found else 0
 
 

@@ -11,7 +11,7 @@ questions of the problem sets are checked in the same way, and `grade` is their 
 it. The room may use every other one; none uses it.
 """
 
-from p2p_lab.checks.asking import check, exercises, hint, questions, solution
+from p2p_lab.checks.asking import allow_hints, check, exercises, hint, questions, solution
 from p2p_lab.checks.exercise import Exercise
 from p2p_lab.checks.feedback import Feedback, Note, State
 from p2p_lab.checks.grading import NotRight, grade
@@ -24,6 +24,7 @@ __all__ = [
     "Note",
     "Question",
     "State",
+    "allow_hints",
     "check",
     "exercises",
     "grade",

@@ -19,6 +19,7 @@ from p2p_lab.checks.question import Question
 
 _LESSONS = 8
 _PROBLEM_SETS = 4
+_allowed = [3]  # hints of a graded question
 _IMPORTS = (
     ("Callable", "from collections.abc import Callable"),
     ("Sequence", "from collections.abc import Sequence"),
@@ -81,23 +82,47 @@ def verdict(
 
 
 def hint(exercise_id: str, number: int = 1) -> Note:
-    """Return the first or the second hint of an exercise.
+    """Return one of the hints of an exercise: two in a lesson, three in a problem set.
 
     Raises:
         KeyError: there is no such exercise.
-        ValueError: there is no such hint.
+        ValueError: there is no such hint, or the course allows fewer.
     """
     exercise = _find(exercise_id)
-    if isinstance(number, bool) or number not in (1, 2):
-        raise ValueError(f"There are two hints, 1 and 2; got {number!r}.")
-    after = f'solution("{exercise.id}")' if number == 2 else f'hint("{exercise.id}", 2)'
+    graded, most = isinstance(exercise, Question), len(exercise.hints)
+    if isinstance(number, bool) or number not in range(1, most + 1):
+        raise ValueError(f"{exercise.id} has hints 1 to {most}; got {number!r}.")
+    allowed = min(_allowed[0], most) if graded else most
+    if number > allowed:
+        raise ValueError(
+            f"This course allows {allowed} hint(s) for the questions of problem sets; ask your "
+            "teacher."
+        )
     return Note(
         exercise.id,
         "hint",
-        f"{exercise.id}: hint {number} of 2",
+        f"{exercise.id}: hint {number} of {allowed}",
         exercise.hints[number - 1],
-        f"Next: {after}",
+        _after(exercise.id, number, allowed, graded),
     )
+
+
+def _after(exercise_id: str, number: int, allowed: int, graded: bool) -> str:
+    """Say where to go from a hint."""
+    if number < allowed:
+        return f'Next: hint("{exercise_id}", {number + 1})'
+    return "" if graded else f'Next: solution("{exercise_id}")'
+
+
+def allow_hints(number: int) -> None:
+    """Set how many hints a question of a problem set has here, 0 to 3.
+
+    Raises:
+        ValueError: the number is another one.
+    """
+    if isinstance(number, bool) or number not in range(4):
+        raise ValueError(f"allow_hints takes 0, 1, 2 or 3; got {number!r}.")
+    _allowed[0] = number
 
 
 def solution(exercise_id: str) -> Note:
@@ -111,7 +136,7 @@ def solution(exercise_id: str) -> Note:
     if isinstance(exercise, Question):
         raise ValueError(
             f"{exercise.id} belongs to a problem set, so its solution is your teacher's. There are "
-            f'two hints: hint("{exercise.id}", 1) and hint("{exercise.id}", 2).'
+            f'hints: hint("{exercise.id}", 1) and on.'
         )
     code = textwrap.dedent(inspect.getsource(exercise.reference)).rstrip()
     code = re.sub(r"\s*# noqa[^\n]*", "", code)

@@ -7,15 +7,15 @@ with the values of known mistakes, so that the sentence can name the mistake.
 
 from __future__ import annotations
 
-import copy
-import re
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from p2p_lab.checks.answering import Outcome, outcome_of
+from p2p_lab.checks.wire import Unsent
 
 
 class NotAttempted(Exception):
@@ -54,28 +54,28 @@ def call(answer: Callable[..., Any], *args: Any) -> Any:
         NotAttempted: it returned nothing, or raised NotImplementedError.
         Wrong: it raised something else, or wrote in its arguments.
     """
-    given = copy.deepcopy(args)
-    try:
-        value = answer(*args)
-    except NotImplementedError:
-        raise NotAttempted from None
-    except Exception as error:  # a student's code may raise anything
-        raise Wrong(_raised(answer, error)) from None
-    if not all(_same(old, new) for old, new in zip(given, args, strict=True)):
-        raise Wrong(
-            "It changed one of its arguments in place. Build a new tensor (start with .clone()) "
-            "and return that: the caller still needs the old one."
-        )
-    if value is None or value is ...:
+    return value_of(outcome_of(answer, args))
+
+
+def value_of(outcome: Outcome) -> Any:
+    """Return the value that came of a call.
+
+    Raises:
+        NotAttempted: there is none, since the answer is a stub.
+        Wrong: there is none for another reason.
+    """
+    if outcome.kind == "nothing":
         raise NotAttempted
-    return value
+    if outcome.kind != "value":
+        raise Wrong(outcome.sentence)
+    return outcome.value
 
 
 def tensor(value: Any, shape: tuple[int, ...], axes: str) -> Tensor:
     """Return an answer's value as a float64 tensor of a shape.
 
     Args:
-        value: what the answer returned: a tensor, an array or nested lists.
+        value: what the answer returned: a tensor, an array, or nested lists of numbers or tensors.
         shape: the shape it has to have.
         axes: the names of the axes, as "(L, L)", for the sentence.
 
@@ -83,8 +83,7 @@ def tensor(value: Any, shape: tuple[int, ...], axes: str) -> Tensor:
         Wrong: it is no array of numbers, has another shape or holds NaN.
     """
     try:
-        numbers = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
-        numbers = numbers.to(torch.float64)
+        numbers = _stacked(value).detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise Wrong(
             f"It returned {kind_of(value)}, where a tensor of shape {axes} = {shape} is asked for."
@@ -94,6 +93,15 @@ def tensor(value: Any, shape: tuple[int, ...], axes: str) -> Tensor:
     if not bool(torch.isfinite(numbers).all()):
         raise Wrong("It returned numbers that are not finite: look for a division by zero.")
     return numbers
+
+
+def _stacked(value: Any) -> Tensor:
+    """Return nested lists of numbers, arrays or tensors as one tensor."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        return torch.stack([_stacked(part) for part in value])
+    return torch.as_tensor(value)
 
 
 def agree(
@@ -141,30 +149,7 @@ def draw_probs(*shape: int, seed: int = 0) -> Tensor:
     return (2 * draw(*shape, seed=seed)).softmax(dim=-1)
 
 
-def _same(old: Any, new: Any) -> bool:
-    """Return whether an argument is as it was; what has no equality counts as unchanged."""
-    if isinstance(old, Tensor):
-        return isinstance(new, Tensor) and old.shape == new.shape and bool(torch.equal(old, new))
-    if isinstance(old, (list, tuple)):
-        return len(old) == len(new) and all(_same(a, b) for a, b in zip(old, new, strict=True))
-    return not isinstance(old, (dict, set, str, int, float)) or bool(old == new)
-
-
 def kind_of(value: Any) -> str:
     """Name a value's kind for a sentence."""
-    name = type(value).__name__
+    name = value.name if isinstance(value, Unsent) else type(value).__name__
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _raised(answer: Any, error: Exception) -> str:
-    """Say what an answer raised, and in which of its lines."""
-    said = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().splitlines()
-    text = f"It raised {type(error).__name__}{': ' + said[0][:160] if said else ''}"
-    function = answer if hasattr(answer, "__code__") else type(answer).__call__
-    code = getattr(function, "__code__", None)
-    lines = [
-        line - frame.f_code.co_firstlineno + 1
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code is code
-    ]
-    return f"{text.rstrip('.')}" + (f", in line {lines[-1]} of your function." if lines else ".")

@@ -4,8 +4,9 @@
     ps1.words: right. The tokens of each word
 
 A cell that fails loses its points, so a question is split over several cells: easy cases, the
-student's own seed, hidden seeds. Before an answer is looked at, a known wrong one must be refused:
-that finds checks that were overwritten, and a torch whose comparisons were.
+student's own seed, hidden seeds. While a problem set is graded these cells are not run in the
+student's process: `graded` is, where the secret of the hidden seeds and the right answers are, and
+the student's process is sent the inputs alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from p2p_lab.checks.answering import Outcome
 from p2p_lab.checks.asking import find_question, verdict
-from p2p_lab.checks.exercise import Wrong
 from p2p_lab.checks.feedback import Feedback
-from p2p_lab.checks.question import Question, seed_of
+from p2p_lab.checks.question import seed_of
 
 
 class NotRight(AssertionError):
@@ -29,8 +31,25 @@ class NotRight(AssertionError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class Elsewhere:
+    """An answer that lives in another process.
+
+    Attributes:
+        ask: Given a question's id and arguments, has the answer called there and returns what
+            came of it.
+    """
+
+    def __init__(self, ask: Callable[[str, tuple[Any, ...]], Outcome]) -> None:
+        """Keep the way to ask."""
+        self.ask = ask
+
+    def __call__(self, *args: Any) -> Any:
+        """Refuse: only `ask` reaches the answer."""
+        raise TypeError("An answer in another process is asked, not called.")
+
+
 def grade(
-    question_id: str, answer: Any, student: str, *, easy: bool = False, salt: str = ""
+    question_id: str, answer: Any, student: str, *, easy: bool = False, hidden: bool = False
 ) -> None:
     """Test an answer on a student's own inputs; print the verdict, or fail the cell.
 
@@ -39,36 +58,42 @@ def grade(
         answer: the function that was written, without brackets.
         student: the student's id: the inputs are drawn from it.
         easy: take the easy cases only.
-        salt: another text gives other inputs; hidden tests have their own.
+        hidden: a test on inputs that only the teacher's computer knows; here it does nothing.
 
     Raises:
-        NotRight: the answer is missing or wrong, or the checks were changed.
+        NotRight: the answer is missing or wrong.
         KeyError: there is no such question.
     """
-    question = find_question(question_id)
-    seed = seed_of(student, question_id, salt)
-    with _quiet():
-        _refuse_control(question, seed)
-        found = verdict(question, answer, lambda given: question.judge(given, seed, easy))
-    if not isinstance(found, Feedback) or found.state != "right":
+    find_question(question_id)
+    if hidden:
+        print(f"{question_id}: the hidden inputs are drawn when your teacher grades.")
+        return
+    found = graded(question_id, answer, student, easy=easy)
+    if found.state != "right":
         raise NotRight(str(found))
     print(found)
 
 
-def _refuse_control(question: Question, seed: int) -> None:
-    """Make sure that a known wrong answer is still refused."""
-    try:
-        question.judge(question.control, seed, True)
-    except Wrong:
-        return
-    raise NotRight(
-        f"{question.id}: the check let a known wrong answer pass, so something in this notebook "
-        "has changed p2p_lab or torch. Restart the kernel, and do not assign to their names."
-    )
+def graded(
+    question_id: str, answer: Any, student: str, *, easy: bool = False, secret: str = ""
+) -> Feedback:
+    """Return the verdict on an answer, here or elsewhere.
+
+    Args:
+        question_id: as "ps1.words".
+        answer: the function, or an `Elsewhere`.
+        student: the student's id.
+        easy: take the easy cases only.
+        secret: the text that hidden inputs are drawn with; empty for the visible ones.
+    """
+    question = find_question(question_id)
+    seed = seed_of(student, question_id, secret)
+    with _quiet():
+        return verdict(question, answer, lambda given: question.judge(given, seed, easy))
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Keep warnings and stderr away: nbgrader takes any text there for a failed test."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -31,6 +31,11 @@ def _test_words(answer: Callable[..., Any]) -> str:
 
 
 def _pairs(value: Any, source: str, target: str) -> list[tuple[str, str]]:
+    if isinstance(value, (set, frozenset)):
+        raise Wrong(
+            f'For "{source}" and "{target}" it returned a set, which has no order: asked for is a '
+            f"list, in the order of the prompt."
+        )
     try:
         pairs = [tuple(pair) for pair in value]
     except TypeError:

@@ -118,6 +118,13 @@ def _pointing_case(
     return heat, grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
 
 
+def _middle_case() -> tuple[Tensor, Tensor]:
+    """Build a map whose peak's cell is larger than the object in its middle."""
+    heat, mask = _pointing_case((8, 8), 8, (2, 5), [])
+    mask[8 * 2 + 2 : 8 * 2 + 7, 8 * 5 + 2 : 8 * 5 + 7] = True
+    return heat, mask
+
+
 def _test_pointing(answer: Callable[..., Any]) -> str:
     middle = [(r, c) for r in range(2, 6) for c in range(2, 6)]
     around = [(r, c) for r in range(8) for c in range(8) if (r, c) != (3, 4)]
@@ -144,6 +151,12 @@ def _test_pointing(answer: Callable[..., Any]) -> str:
             False,
             "a mask that holds nearly all of the map but not its peak",
         ),
+        (
+            _middle_case(),
+            True,
+            "a small mask around the middle of the peak's cell, which its corner misses: add one "
+            "half before scaling",
+        ),
     ]
     for (heat, mask), right, what in cases:
         got = call(answer, heat, mask)
@@ -155,7 +168,7 @@ def _test_pointing(answer: Callable[..., Any]) -> str:
             raise Wrong(f"It must return True or False, got {said:.3g}. Only the peak counts.")
         if bool(said) != right:
             raise Wrong(f"It says {bool(said)} for {what}; right is {right}.")
-    return "Six maps, also not square and smaller than their mask: all judged rightly."
+    return "Seven maps, also not square and smaller than their mask: all judged rightly."
 
 
 def processor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,9 +52,14 @@ def _test_mapper(answer: Callable[..., Any]) -> str:
                 ),
                 "It is the identity: it ignores that a word with another number of tokens moves "
                 "all later words.": torch.eye(length).double()[:, columns],
+                "Words that kept their number of tokens are written at (j, j), as in the published "
+                "code: after a word that grew or shrank row and column differ.": (
+                    _same_place(source, target, length)[:, columns]
+                ),
                 "Where one word has several source tokens a column must be their mean: every "
                 "column sums to 1.": ones[:, columns],
-                "The rows are normalised. It is each column, one target token, that sums to 1.": (
+                "The rows are normalised: the block holds 1/m, m the new word's tokens. It is each "
+                "column, one target token, that sums to 1: 1/k, k the old word's.": (
                     rows[:, columns]
                 ),
             },
@@ -61,6 +67,15 @@ def _test_mapper(answer: Callable[..., Any]) -> str:
             f"words' columns differ.",
         )
     return "Four pairs of prompts, with words that grow and shrink: every word's column agrees."
+
+
+def _same_place(source: Spans, target: Spans, length: int) -> Tensor:
+    """Return the mapper with ones at (j, j) for all words that kept their number of tokens."""
+    P = mapper(source, target, length)  # noqa: N806
+    for (a, b), (c, d) in zip(source, target, strict=True):
+        if b - a == d - c:
+            P[:, c:d] = torch.eye(length)[:, c:d]
+    return P.double()
 
 
 def swap(source: Tensor, target: Tensor, mapper: Tensor, inside: bool) -> Tensor:
@@ -141,6 +156,10 @@ def _judge_steps(got: list[int], window: tuple[float, float], steps: int) -> Non
         )
     if got == [*right, (right[-1] if right else round(window[1] * steps) - 1) + 1]:
         raise Wrong(where + "the end is counted in. A window ends before its last edge.")
+    if got == list(range(math.ceil(window[0] * steps), math.ceil(window[1] * steps))):
+        raise Wrong(where + "the edges are rounded up. Round to the nearest step.")
+    if got == list(range(right[-1] + 1 if right else 0)):
+        raise Wrong(where + "the window begins at step 0; it begins at its start.")
     if sorted(steps - 1 - step for step in got) == right:
         raise Wrong(where + "time runs the wrong way: step 0 is the noisiest, the fraction 0.")
     raise Wrong(where + f"it returned {len(got)} steps {_ends(got)}, right are {_ends(right)}.")
@@ -210,7 +229,8 @@ EXERCISES = (
     Exercise(
         id="02.window",
         title="The steps of a window",
-        signature="f(window (start, end) as fractions, steps: int) -> range of steps",
+        signature="f(window (start, end) as fractions, steps: int) -> range of steps, from "
+        "round(start · steps) to round(end · steps), the last one excluded",
         hints=(
             "Multiply both fractions by the number of steps; 0 is noise and the first step.",
             "range(round(start * steps), round(end * steps))",

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from p2p_lab.checks.aligning import backwards, by_place, heaviest_block, next_equal
 from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, draw, draw_probs, tensor
 
 
@@ -39,6 +40,11 @@ _TEXTS = (
     ("a red car in a city", "a car in a city"),
     ("a cat in a basket", "a dog in a basket"),
     ("a dog and a cat", "a cat"),
+    ("a red car on a beach", "a big car on a beach"),  # as many words, one of them another
+    (
+        "a big cat near a red car and a house",
+        "a cat and a car near a house",
+    ),  # difflib's is not the longest
 )
 
 
@@ -82,8 +88,24 @@ def judge_alignment(got: list[int | None], source: Sequence[str], target: Sequen
         used.append(i)
     most = sum(i is not None for i in alignment(source, target))
     if len(used) < most:
-        raise Wrong(where + f"it matches {len(used)} words, {most} can be. Taking the first equal "
-                    "word blocks later ones: find the longest common sequence.")  # fmt: skip
+        raise Wrong(where + f"it matches {len(used)} words, {most} can be. " + _why(got, source,
+                    target))  # fmt: skip
+
+
+def _why(got: list[int | None], source: Sequence[str], target: Sequence[str]) -> str:
+    """Name the way in which an alignment with too few pairs was made."""
+    if not any(i is not None for i in got):
+        return "Nothing is paired: equal words have a partner."
+    if got == by_place(source, target, {}):
+        return "Only words in the same place are paired; after an inserted word all have moved."
+    if got == next_equal(source, target):
+        return ("Taking the next equal word blocks later ones: find the longest common "
+                "sequence.")  # fmt: skip
+    if got == backwards(source, target):
+        return "Taking the next equal word from the end blocks earlier ones."
+    if got == heaviest_block(source, target):
+        return "Taking the longest equal block first (difflib does) can cost other pairs."
+    return "Look for the longest common sequence: fill the table of all beginnings."
 
 
 def refine(source: Tensor, target: Tensor, partner: Sequence[int | None]) -> Tensor:
@@ -136,8 +158,14 @@ def blend_mask(maps: Tensor, threshold: float) -> Tensor:
     return heat / heat.max() > threshold
 
 
+def _mask_of(heat: Tensor) -> Tensor:
+    """Return the mask (h, w) of a map whose sites and tokens were combined in some way."""
+    pooled = F.max_pool2d(heat[None, None], 3, stride=1, padding=1)[0, 0]
+    return (pooled / pooled.max() > 0.4).double()
+
+
 def _test_blend(answer: Callable[..., Any]) -> str:
-    for seed, size in ((0, (8, 8)), (1, (8, 12)), (2, (12, 8))):
+    for seed, size in ((1, (8, 12)), (2, (12, 8)), (0, (8, 8))):
         maps = 0.02 * draw(3, 2, *size, seed=seed).abs() ** 3
         got = tensor(call(answer, maps, 0.4), size, "(h, w)")
         if not bool(((got == 0) | (got == 1)).all()):
@@ -161,6 +189,16 @@ def _test_blend(answer: Callable[..., Any]) -> str:
                 ),
                 "The minimum is subtracted before dividing; only divide by the maximum.": (
                     (spread > 0.4).double()
+                ),
+                "The largest site is taken at each place; it is the mean of the sites.": _mask_of(
+                    maps.sum(1).amax(0)
+                ),
+                "The mean over the tokens' maximum is taken; a word is the sum of its tokens.": (
+                    _mask_of(maps.amax(1).mean(0))
+                ),
+                "The sites are multiplied; take their mean.": _mask_of(maps.sum(1).prod(0)),
+                "Each site is divided by its maximum before the mean; divide once, at the end.": (
+                    _mask_of((maps.sum(1) / maps.sum(1).amax((1, 2), keepdim=True)).mean(0))
                 ),
                 "Only the first token is used; a word is the sum of its tokens.": (
                     (one / one.max() > 0.4).double()

@@ -19,6 +19,7 @@ def steps_that_fit(allowed: int, once: int, per_step: int) -> int:
 def _test_steps(answer: Callable[..., Any]) -> str:
     cases = (
         (10_000, 1_500, 400),
+        (10_000, 1_500, 450),  # 18.9 steps: the nearest whole number is one too many
         (10_000, 400, 320),
         (1_000, 200, 400),
         (500, 600, 100),
@@ -34,6 +35,9 @@ def _test_steps(answer: Callable[..., Any]) -> str:
                 "What the text's keys take, once, is left out.": allowed // each,
                 "The text's keys are counted at each step; they are kept once.": max(
                     0, allowed // (once + each)
+                ),
+                "It is rounded to the nearest; a part of a step does not fit: round down.": max(
+                    0, round((allowed - once) / each)
                 ),
                 "A part of a step does not fit: round down.": max(0, -(-(allowed - once) // each)),
                 "If not even the text's keys fit, no step does: 0.": (allowed - once) // each,
@@ -144,7 +148,8 @@ EXERCISES = (
     Exercise(
         id="07.rows",
         title="How many rows does an edit cost?",
-        signature="f(count, steps, taped: bool) -> int",
+        signature="f(count, steps, taped: bool) -> int: the rows that the U-Net computes for the "
+        "source, drawn once, and for `count` edits of it, all with guidance",
         hints=(
             "The source costs 2 rows a step in both cases: it is drawn once, first.",
             "An edit costs 2 rows a step from the tape; without it source and target run "

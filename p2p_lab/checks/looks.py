@@ -9,6 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from p2p_lab.checks.loaded import bundled
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling import make_schedule, noise_of
 from p2p_lab.scenes import Scene, caption, render, sample_scene
@@ -26,7 +27,7 @@ class Look:
         t: the model time of that noise.
         conditioning: the caption, encoded.
         prompt: the caption with its tokens.
-        word: the object that the caption is about.
+        word: the object that the caption is about, or the object with its attribute.
         tokens: its token positions.
         mask: where it is, (H, W) booleans: exact, as the picture was drawn.
         picture: the picture, (3, H, W) in [0, 1].
@@ -43,8 +44,14 @@ class Look:
 
 
 @torch.no_grad()
-def look_at(model: Denoiser, scene: Scene) -> Look:
-    """Draw a scene, add the noise of step 8 of 20, and keep its truth: z = √ᾱ z_0 + √(1−ᾱ) ε."""
+def look_at(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Look:
+    """Draw a scene, add the noise of step 8 of 20, and keep its truth: z = √ᾱ z_0 + √(1−ᾱ) ε.
+
+    Args:
+        model: the bundled model.
+        scene: what to draw.
+        phrase: look for the object with its attribute, as "red car", in place of its noun alone.
+    """
     size = (model.defaults.height, model.defaults.width)
     drawn, said = render(scene, size[0]), caption(scene)
     clean = model.encode(drawn.images.to(model.device, model.dtype))  # (1, C, h, w)
@@ -52,7 +59,8 @@ def look_at(model: Denoiser, scene: Scene) -> Look:
     level, noise = schedule.alpha_bar[LOOK_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
     prompt = model.prompt(said.text)
     named = next(p for p in said.phrases if p.kind == "object")
-    word = said.text[named.start : named.end]
+    first = next((p for p in said.phrases if phrase and p.kind == "attribute"), named)
+    word = said.text[first.start : named.end]
     return Look(
         latents=level**0.5 * clean + (1 - level) ** 0.5 * noise.to(clean),
         t=schedule.timesteps[LOOK_STEP],
@@ -63,6 +71,16 @@ def look_at(model: Denoiser, scene: Scene) -> Look:
         mask=drawn.phrase_mask(0, named) > 0.5,
         picture=drawn.images[0],
     )
+
+
+def draw_look(seed: int, *, phrase: bool) -> Look:
+    """Draw a look of the bundled model at a scene: at an object, or at one with an attribute."""
+    return look_at(bundled(), draw_scenes(seed, 1, _has_attribute if phrase else None)[0],
+                   phrase=phrase)  # fmt: skip
+
+
+def _has_attribute(scene: Scene) -> bool:
+    return any(phrase.kind == "attribute" for phrase in caption(scene).phrases)
 
 
 def draw_scenes(

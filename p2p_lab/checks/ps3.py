@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from p2p_lab.checks.exercise import Wrong, agree, call, draw_probs, tensor
-from p2p_lab.checks.question import Question
-from p2p_lab.checks.targets import judge_edits
-from p2p_lab.edits import Replace
+from p2p_lab.checks.exercise import draw_probs
+from p2p_lab.checks.ps3_edits import EDITS
+from p2p_lab.checks.ps3_gains import GAINS, LENGTH, flags
+from p2p_lab.checks.question import Args, Mistake, Question, gap, reader
 
-Answer = Callable[..., Any]
 Window = tuple[float, float]
-SHAPE, AXES, LENGTH = (2, 9, 7), "(heads, pixels, L)", 7
+Partners = Sequence[int | None]
+SHAPE, AXES = (2, 9, LENGTH), "(heads, pixels, L)"
+_LIKE_TARGET = reader(lambda source, target, *rest: tuple(target.shape), AXES)
 
 
-def _flags(rng: random.Random, number: int) -> Tensor:
-    """Draw yes and no for each token, both at least once."""
-    flags = [True, False] + [rng.random() < 0.5 for _ in range(number - 2)]
-    rng.shuffle(flags)
-    return torch.tensor(flags)
+def _two_maps(rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Draw the probabilities of a source and of a target."""
+    seed = rng.randrange(2**31)
+    return draw_probs(*SHAPE, seed=seed), draw_probs(*SHAPE, seed=seed + 1)
+
+
+def _normal(probs: Tensor) -> Tensor:
+    return probs / probs.sum(-1, keepdim=True)
+
+
+# 1: the swap operator ---------------------------------------------------------------------------
 
 
 def _mapper(rng: random.Random) -> Tensor:
@@ -36,240 +42,271 @@ def _mapper(rng: random.Random) -> Tensor:
     return P
 
 
-def _judge_swap(answer: Answer, seed: int, easy: bool) -> str:
-    rng = random.Random(seed)
-    for n in range(3):
-        P = _mapper(rng)  # noqa: N806
-        inside = torch.ones(LENGTH, dtype=torch.bool) if easy else _flags(rng, LENGTH)
-        source, target = (draw_probs(*SHAPE, seed=seed + 10 * n + i) for i in (1, 2))
-        got = tensor(call(answer, source, target, P, inside), SHAPE, AXES)
-        mapped = source @ P
-        agree(
-            got,
-            torch.where(inside, mapped, target),
-            {
-                "It returns the source's columns without the mapper.": torch.where(
-                    inside, source, target
-                ),
-                "The mapper is applied transposed: it is source @ mapper.": torch.where(
-                    inside, source @ P.T, target
-                ),
-                "The windows are not used: a token outside its window keeps the target's map.": (
-                    mapped
-                ),
-                "The windows are turned round: inside, the source's map is taken.": torch.where(
-                    inside, target, mapped
-                ),
-                "Columns outside their window became zero; they keep the target's map.": (
-                    mapped * inside
-                ),
-                "The rows were renormalised; the paper does not do that.": _normal(
-                    torch.where(inside, mapped, target)
-                ),
-            },
-            f"With the tokens {inside.nonzero().flatten().tolist()} inside, the columns differ.",
-        )
-    return "Three swaps: each token takes the source's map inside its window, its own outside."
+def _draw_swap(rng: random.Random, easy: bool) -> Args:
+    inside = torch.ones(LENGTH, dtype=torch.bool) if easy else flags(rng, LENGTH)
+    return *_two_maps(rng), _mapper(rng), inside
 
 
-def _normal(probs: Tensor) -> Tensor:
-    return probs / probs.sum(-1, keepdim=True)
+def _swap(source: Tensor, target: Tensor, mapper: Tensor, inside: Tensor) -> Tensor:
+    return torch.where(inside, source @ mapper, target)
 
 
-def _judge_refine(answer: Answer, seed: int, easy: bool) -> str:
-    rng = random.Random(seed)
-    for n in range(3):
-        fresh = set() if easy else set(rng.sample(range(1, LENGTH), 2))
-        left = iter(range(LENGTH))
-        partner = [None if j in fresh else next(left) for j in range(LENGTH)]
-        if easy:
-            partner = [*partner[1:], None]
-        source, target = (draw_probs(*SHAPE, seed=seed + 10 * n + i) for i in (3, 4))
-        got = tensor(call(answer, source, target, list(partner)), SHAPE, AXES)
-        right = _refined(source, target, partner)
-        zeros, last = right.clone(), right.clone()
+SWAP: Question = Question(
+    id="ps3.swap",
+    title="The swap operator",
+    signature="f(source (heads, pixels, L), target, mapper (L, L), inside (L,) bool) -> "
+    "(heads, pixels, L)",
+    hints=(
+        "Inside its window a token takes its column of M · P, outside its own.",
+        "The product with the mapper moves all columns at once; `inside` then chooses.",
+        "torch has a function that takes one of two tensors where a condition is true; the "
+        "condition (L,) is spread over heads and pixels by itself.",
+    ),
+    draw=_draw_swap,
+    right=_swap,
+    read=_LIKE_TARGET,
+    otherwise=lambda value, args: (
+        f"With the tokens {args[3].nonzero().flatten().tolist()} inside, the columns differ. "
+        + gap(SWAP, value, args)
+    ),
+    mistakes=(
+        Mistake(
+            "It returns the source's columns without the mapper.",
+            lambda s, t, P, inside: torch.where(inside, s, t),
+            easy=True,
+        ),
+        Mistake(
+            "The mapper is applied transposed: it is source @ mapper.",
+            lambda s, t, P, inside: torch.where(inside, s @ P.T, t),
+            easy=True,
+        ),
+        Mistake(
+            "The windows are turned round: inside, the source's map is taken.",
+            lambda s, t, P, inside: torch.where(inside, t, s @ P),
+            easy=True,
+        ),
+        Mistake(
+            "The rows were renormalised; the paper does not do that.",
+            lambda *args: _normal(_swap(*args)),
+            easy=True,
+        ),
+        Mistake(
+            "The windows are not used: a token outside its window keeps the target's map.",
+            lambda s, t, P, inside: s @ P,
+        ),
+        Mistake(
+            "Columns outside their window became zero; they keep the target's map.",
+            lambda s, t, P, inside: (s @ P) * inside,
+        ),
+        Mistake(
+            "The window of the first token is used for all; each token has its own.",
+            lambda s, t, P, inside: s @ P if inside[0] else t,
+        ),
+    ),
+    done="Swaps: each token takes the source's map inside its window, its own outside.",
+    cases=5,
+)
+
+
+# 2: the refinement operator, softly -------------------------------------------------------------
+
+
+def _draw_refine(rng: random.Random, easy: bool) -> Args:
+    fresh = set(rng.sample(range(1, LENGTH), 2))
+    left = iter(range(LENGTH))
+    partner: list[int | None] = [None if j in fresh else next(left) for j in range(LENGTH)]
+    if easy:
+        return *_two_maps(rng), partner, torch.ones(LENGTH)
+    strength = [rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]) for _ in range(LENGTH)]
+    return *_two_maps(rng), partner, torch.tensor(strength)
+
+
+def _refine(source: Tensor, target: Tensor, partner: Partners, strength: Tensor) -> Tensor:
+    edited = target.clone()
+    for j, i in enumerate(partner):
+        if i is not None:
+            s = strength[j]
+            edited[..., j] = s * source[..., i] + (1 - s) * target[..., j]
+    return edited
+
+
+def _whole(source: Tensor, target: Tensor, partner: Partners, strength: Tensor) -> Tensor:
+    """Ignore the strength, as the operator of lesson 03 does."""
+    return _refine(source, target, partner, torch.ones_like(strength))
+
+
+def _new_from(column: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Tensor]:
+    """Return a refinement whose new tokens take another column."""
+
+    def answer(source: Tensor, target: Tensor, partner: Partners, strength: Tensor) -> Tensor:
+        edited = _refine(source, target, partner, strength)
         for j, i in enumerate(partner):
             if i is None:
-                zeros[..., j], last[..., j] = 0, source[..., -1]
-        places = [None if i is None else j for j, i in enumerate(partner)]
-        agree(
-            got,
-            right,
-            {
-                "It returns the target unchanged.": target,
-                "Column j takes source column j; it has to take column A(j).": _refined(
-                    source, target, places
-                ),
-                "New tokens got zeros; they keep the target's own map.": zeros,
-                "New tokens took the source's last column (index None or -1).": last,
-                "Source and target are exchanged.": _refined(target, source, partner),
-                "The rows were renormalised; the paper does not do that.": _normal(right),
-            },
-            f"For A = {partner} the columns differ.",
-        )
-    return "Three alignments: old tokens take A(j)'s map, new ones keep their own."
+                edited[..., j] = column(source, target, j)
+        return edited
+
+    return answer
 
 
-def _refined(source: Tensor, target: Tensor, partner: list[int | None]) -> Tensor:
-    columns = [target[..., j] if i is None else source[..., i] for j, i in enumerate(partner)]
-    return torch.stack(columns, dim=-1)
-
-
-def _judge_reweight(answer: Answer, seed: int, easy: bool) -> str:
-    rng = random.Random(seed)
-    for n in range(3):
-        probs = draw_probs(*SHAPE, seed=seed + n)
-        tokens = rng.sample(range(LENGTH), 1 if easy else 3)
-        values = [2.5] if easy else [2.0, 0.0, -1.5]
-        scales = dict(zip(tokens, values, strict=True))
-        got = tensor(call(answer, probs, dict(scales)), SHAPE, AXES)
-        factors = torch.ones(LENGTH)
-        for token, scale in scales.items():
-            factors[token] = scale
-        first = torch.ones(LENGTH)
-        first[tokens[0]] = scales[tokens[0]]
-        agree(
-            got,
-            probs * factors,
-            {
-                "The rows were renormalised. The paper does not: a louder word adds to the sum.": (
-                    probs * factors / (probs * factors).sum(-1, keepdim=True)
-                ),
-                "Negative scales were cut off at 0; they push away from the word.": (
-                    probs * factors.clamp(min=0)
-                ),
-                "Only the first of the words is scaled.": probs * first,
-                "The scale was added; multiply.": probs + factors - 1,
-                "Nothing changed.": probs,
-            },
-            f"For the scales {scales} the columns differ.",
-        )
-    return "Up, off and below zero, several words at once: all columns agree."
-
-
-def _steps(window: Window, steps: int) -> range:
-    return range(round(window[0] * steps), round(window[1] * steps))
-
-
-def _gains(
-    matched: Tensor,
-    steps: int,
-    window: Window,
-    own: Mapping[int, Window],
-    faders: Mapping[int, float],
-) -> Tensor:
-    """Return source and target gain, side by side, (T, 2L)."""
-    source, target = torch.zeros(steps, len(matched)), torch.ones(steps, len(matched))
-    for j in range(len(matched)):
-        for t in _steps(own.get(j, window), steps):
-            if matched[j]:
-                source[t, j], target[t, j] = 1, 0
-        source[:, j] *= faders.get(j, 1.0)
-        target[:, j] *= faders.get(j, 1.0)
-    return torch.cat([source, target], dim=1)
-
-
-def _judge_gains(answer: Answer, seed: int, easy: bool) -> str:
-    rng = random.Random(seed)
-    for _ in range(4):
-        steps, window = rng.choice([8, 10, 12]), (0.0, rng.choice([0.5, 0.75]))
-        matched = _flags(rng, LENGTH)
-        yes, no = matched.nonzero().flatten().tolist(), (~matched).nonzero().flatten().tolist()
-        own = {} if easy else {rng.choice(yes): (0.25, 1.0)}
-        faders = {} if easy else {rng.choice(yes): 2.0, rng.choice(no): -1.0}
-        got = call(answer, matched, steps, window, dict(own), dict(faders))
-        if not isinstance(got, (tuple, list)) or len(got) != 2:
-            raise Wrong("It must return two tensors: source_gain and target_gain, (T, L) each.")
-        both = torch.cat([tensor(part, (steps, LENGTH), "(T, L)") for part in got], dim=1)
-        source, target = _gains(matched, steps, window, own, {}).chunk(2, dim=1)
-        scaled = _gains(matched, steps, window, own, faders).chunk(2, dim=1)
-        agree(
-            both,
-            torch.cat(scaled, dim=1),
-            {
-                "The faders are missing.": torch.cat([source, target], 1),
-                "A fader scales both gains: here only the source's is scaled.": torch.cat(
-                    [scaled[0], target], 1
-                ),
-                "A fader scales both gains: here only the target's is scaled.": torch.cat(
-                    [source, scaled[1]], 1
-                ),
-                "The words' own windows are not used.": _gains(matched, steps, window, {}, faders),
-                "New tokens have no partner: their gains are 0 and 1 at every step.": _gains(
-                    torch.ones_like(matched), steps, window, own, faders
-                ),
-                "The two gains are exchanged.": torch.cat(scaled[::-1], 1),
-            },
-            f"For {steps} steps, the window {window}, {own} and the faders {faders} they differ.",
-        )
-    return "Four plans: windows, words with windows of their own, and faders agree."
-
-
-QUESTIONS = (
-    Question(
-        id="ps3.swap",
-        title="The swap operator",
-        signature="f(source (heads, pixels, L), target, mapper (L, L), inside (L,) bool) -> "
-        "(heads, pixels, L)",
-        hints=(
-            "Inside its window a token takes its column of M · P, outside its own.",
-            "torch.where(inside, source @ mapper, target)",
-        ),
-        judge=_judge_swap,
-        control=lambda source, target, mapper, inside: torch.zeros_like(target),
+REFINE: Question = Question(
+    id="ps3.refine",
+    title="The refinement operator, softly",
+    signature="f(source (heads, pixels, L), target, partner: list of int or None, strength (L,)) "
+    "-> (heads, pixels, L)",
+    hints=(
+        "An old token is a mixture of two columns; a new one keeps its own.",
+        "strength 1 is the paper's operator, strength 0 the target's map: what lies between them?",
+        "Start with a copy of the target. For each token with a partner, put s times the source's "
+        "column A(j) and 1 − s times the target's column j in its place, with its own s.",
     ),
-    Question(
-        id="ps3.refine",
-        title="The refinement operator",
-        signature="f(source (heads, pixels, L), target, partner: list of int or None) -> "
-        "(heads, pixels, L)",
-        hints=(
-            "Column j of the result is the source's column A(j), or the target's own.",
-            "Start with target.clone(), and set [..., j] = source[..., partner[j]] where it is not "
-            "None.",
-        ),
-        judge=_judge_refine,
-        control=lambda source, target, partner: torch.zeros_like(target),
+    draw=_draw_refine,
+    right=_refine,
+    read=_LIKE_TARGET,
+    otherwise=lambda value, args: (
+        f"For A = {args[2]} and the strengths {[round(float(s), 2) for s in args[3]]} the columns "
+        f"differ. " + gap(REFINE, value, args)
     ),
-    Question(
-        id="ps3.reweight",
-        title="The fader operator",
-        signature="f(probs (heads, pixels, L), scales: dict token -> scale) -> (heads, pixels, L)",
-        hints=(
-            "Each token's column is multiplied by its scale; nothing is renormalised.",
-            "A vector of ones (L,) with the scales filled in multiplies all columns at once.",
+    mistakes=(
+        Mistake("It returns the target unchanged.", lambda s, t, *rest: t.clone(), easy=True),
+        Mistake(
+            "Column j takes source column j; it has to take column A(j).",
+            lambda s, t, partner, strength: _refine(
+                s, t, [None if i is None else j for j, i in enumerate(partner)], strength
+            ),
+            easy=True,
         ),
-        judge=_judge_reweight,
-        control=lambda probs, scales: torch.zeros_like(probs),
-    ),
-    Question(
-        id="ps3.gains",
-        title="A plan's gains",
-        signature="f(matched (L,) bool, steps, window, own: dict token -> window, faders: dict "
-        "token -> scale) -> source_gain (T, L), target_gain (T, L)",
-        hints=(
-            "Start with zeros and ones. A matched token swaps them at the steps of its window.",
-            "Steps of a window: round(start * T) to round(end * T), the end excluded. A fader "
-            "multiplies the token's column of both gains at all steps.",
+        Mistake(
+            "New tokens got zeros; they keep the target's own map.",
+            _new_from(lambda source, target, j: torch.zeros_like(target[..., j])),
+            easy=True,
         ),
-        judge=_judge_gains,
-        control=lambda matched, steps, window, own, faders: (
-            torch.zeros(steps, len(matched)),
-            torch.zeros(steps, len(matched)),
+        Mistake(
+            "New tokens took the source's last column (index None or -1).",
+            _new_from(lambda source, target, j: source[..., -1]),
+            easy=True,
+        ),
+        Mistake(
+            "Source and target are exchanged.",
+            lambda s, t, *rest: _refine(t, s, *rest),
+            easy=True,
+        ),
+        Mistake(
+            "The rows were renormalised; the paper does not do that.",
+            lambda *args: _normal(_refine(*args)),
+            easy=True,
+        ),
+        Mistake("The strength is not used: an old token is a mixture.", _whole),
+        Mistake(
+            "The strength is turned round: 1 takes the source's map whole.",
+            lambda s, t, partner, strength: _refine(s, t, partner, 1 - strength),
+            easy=True,
+        ),
+        Mistake(
+            "The strength of token A(j) is used; it belongs to the target's token j.",
+            lambda s, t, partner, strength: _refine(
+                s,
+                t,
+                partner,
+                torch.stack([strength[j if i is None else i] for j, i in enumerate(partner)]),
+            ),
+        ),
+        Mistake(
+            "The source's column is scaled, but the rest is not filled up with the target's.",
+            lambda s, t, partner, strength: (
+                _refine(s, t * 0, partner, strength)
+                + t * torch.tensor([i is None for i in partner])
+            ),
         ),
     ),
-    Question(
-        id="ps3.edits",
-        title="Edits that beat a target",
-        signature="f(old, new) -> list of p2p_lab edits that turn the object old into new and "
-        "leave the rest of the picture alone",
-        hints=(
-            "A swap with its windows, and something that keeps the background where neither word "
-            "looks.",
-            "[Replace(...), LocalBlend(old, new, threshold=...)]: a short self-attention window "
-            "frees the shape.",
-        ),
-        judge=judge_edits,
-        control=lambda old, new: [Replace(cross=(0, 0), self_attention=(0, 0))],  # the free edit
-    ),
+    done="Alignments and strengths: old tokens are mixed from A(j), new ones keep their own.",
 )
+
+
+# 3: a fader that moves --------------------------------------------------------------------------
+
+
+def _draw_fade(rng: random.Random, easy: bool) -> Args:
+    steps = rng.choice([4, 5, 6])
+    probs = draw_probs(steps, *SHAPE, seed=rng.randrange(2**31))
+    tokens = rng.sample(range(LENGTH), 1 if easy else 3)
+    if easy:
+        return probs, {tokens[0]: (2.5, 2.5)}
+    values = [(1.0, 3.0), (0.5, -1.5), (2.0, 0.0)]
+    return probs, dict(zip(tokens, values, strict=True))
+
+
+def _fade(probs: Tensor, fades: Mapping[int, Window], kind: str = "right") -> Tensor:
+    """Return the faded probabilities; `kind` is right or a mistake."""
+    steps = probs.shape[0]
+    factors = torch.ones(steps, probs.shape[-1])
+    for token, (first, last) in fades.items():
+        below = steps if kind == "T" else steps - 1
+        for t in range(steps):
+            part = {"first": 0.0, "last": 1.0, "back": 1 - t / below}.get(kind, t / below)
+            factors[t, token] = first + part * (last - first)
+    if kind == "clamp":
+        factors = factors.clamp(min=0)
+    return probs * factors[:, None, None]
+
+
+def _fade_by(kind: str) -> Callable[..., Tensor]:
+    return lambda probs, fades: _fade(probs, fades, kind)
+
+
+def _only_first(probs: Tensor, fades: Mapping[int, Window]) -> Tensor:
+    return _fade(probs, dict(list(fades.items())[:1]))
+
+
+REWEIGHT: Question = Question(
+    id="ps3.reweight",
+    title="A fader that moves",
+    signature="f(probs (T, heads, pixels, L), fades: dict token -> (first, last)) -> the same "
+    "shape",
+    hints=(
+        "Each token's column is multiplied by its scale at that step; nothing is renormalised.",
+        "The scale goes from `first` at step 0 to `last` at step T − 1 in equal parts. How many "
+        "parts are there between T steps?",
+        "Make a table of ones (T, L) and fill one column a fader (torch.linspace includes both "
+        "ends); then give it two axes in the middle, so that it spreads over heads and pixels.",
+    ),
+    draw=_draw_fade,
+    right=_fade,
+    read=reader(lambda probs, fades: tuple(probs.shape), "(T, heads, pixels, L)"),
+    otherwise=lambda value, args: (
+        f"For the faders {dict(args[1])} the columns differ. " + gap(REWEIGHT, value, args)
+    ),
+    mistakes=(
+        Mistake("Nothing changed.", lambda probs, fades: probs.clone(), easy=True),
+        Mistake(
+            "The rows were renormalised. The paper does not: a stronger word adds to the sum.",
+            lambda *args: _normal(_fade(*args)),
+            easy=True,
+        ),
+        Mistake(
+            "The scale was added; multiply.",
+            lambda probs, fades: probs + _fade(torch.ones_like(probs), fades) - 1,
+            easy=True,
+        ),
+        Mistake(
+            "All columns are scaled; only those of the named tokens are.",
+            lambda probs, fades: (
+                probs * _fade(torch.ones_like(probs), fades)[..., [next(iter(fades))]]
+            ),
+            easy=True,
+        ),
+        Mistake("The scale of step 0 is used at all steps.", _fade_by("first")),
+        Mistake("The scale of the last step is used at all steps.", _fade_by("last")),
+        Mistake("The fader runs backwards: it starts with the first scale.", _fade_by("back")),
+        Mistake(
+            "The last scale is never reached: there are T − 1 parts between T steps.", _fade_by("T")
+        ),
+        Mistake(
+            "Negative scales were cut off at 0; they push away from the word.", _fade_by("clamp")
+        ),
+        Mistake("Only the first of the tokens is scaled.", _only_first),
+    ),
+    done="Faders up, down and below zero, several tokens at once: all columns agree.",
+)
+
+
+QUESTIONS = (SWAP, REFINE, REWEIGHT, GAINS, EDITS)
