@@ -11,10 +11,12 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,11 +29,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from p2p_lab.__main__ import main
 from p2p_lab.commands._files import write_picture
-from p2p_lab.edits import LocalBlend, Move, Refine, Replace, Reweight
+from p2p_lab.edits import EditPlan, LocalBlend, Move, Refine, Replace, Reweight
 from p2p_lab.files import write_new, write_whole
 from p2p_lab.inversion import (
     METHODS,
@@ -48,11 +52,12 @@ from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import ModelError, load, verify
+from p2p_lab.models.cards import read_card
 from p2p_lab.models.identity import digest_of
-from p2p_lab.sampling import Run, animate, edit, generate
+from p2p_lab.sampling import Run, animate, edit, generate, saving
 from p2p_lab.scenes import SMALL
 from p2p_lab.training.build import take_weights
-from p2p_lab.training.checkpoint import begin_run, load_checkpoint, save_checkpoint
+from p2p_lab.training.checkpoint import ResumeError, begin_run, load_checkpoint, save_checkpoint
 from p2p_lab.training.export import new_version, write_card, write_words
 from p2p_lab.widgets.export import Frame, save_gif
 from p2p_lab.widgets.recipe import Recipe
@@ -578,3 +583,190 @@ def test_the_command_line_writes_no_picture_of_numbers_that_are_not_finite(
     monkeypatch.setattr("p2p_lab.commands.edit.sample", lambda _: (cat, cat, broken, {}))
     assert main(["edit", CAT, DOG, "-o", str(tmp_path / "a.png")]) == 2
     assert "not finite" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# damage, in every file that is read ------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+LEFT_OUT = object()
+
+
+def changed_run(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
+    """Change a saved run's fields or tensors, and give it the checksum of what it then holds."""
+    with safe_open(str(path), framework="pt") as file:
+        fields = json.loads(file.metadata()["p2p_lab"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(fields, tensors)
+    text = json.dumps(fields).replace('"DEEP"', DEEP)
+    about = {"p2p_lab": text, "sha256": saving._checksum(text, tensors)}
+    save_file(tensors, path, metadata=about)
+
+
+def places_in(fields: Any, *above: Any) -> Iterator[tuple[Any, ...]]:
+    """Return the way to every field of a saved run, of lists the first entry alone."""
+    found = fields.items() if isinstance(fields, dict) else enumerate(fields[:1])
+    for name, value in found:
+        yield (*above, name)
+        if isinstance(value, (dict, list)):
+            yield from places_in(value, *above, name)
+
+
+def put_at(fields: Any, place: tuple[Any, ...], value: Any) -> None:
+    *above, last = place
+    for name in above:
+        fields = fields[name]
+    if value is LEFT_OUT:
+        del fields[last]
+    else:
+        fields[last] = value
+
+
+FIELDS = (None, [1, "a"], {}, -7, "text", "DEEP", 10**400)
+
+
+def test_a_saved_run_with_any_field_damaged_is_a_sentence_or_a_run(
+    cat: Run, tmp_path: Path
+) -> None:
+    run = edit(replace(cat, attention=None), DOG, ALL)
+    whole = run.save(tmp_path / "whole").read_bytes()
+    with safe_open(str(tmp_path / "whole"), framework="pt") as file:
+        places = list(places_in(json.loads(file.metadata()["p2p_lab"])))
+    refused = 0
+    for i, place in enumerate(places):
+        for value in (LEFT_OUT, FIELDS[i % 7], FIELDS[(i + 3) % 7]):  # in turns: all take long
+            (tmp_path / "run").write_bytes(whole)
+            changed_run(tmp_path / "run", lambda said, _, at=place, v=value: put_at(said, at, v))  # type: ignore[misc]
+            try:
+                assert isinstance(Run.load(tmp_path / "run"), Run)
+            except ValueError as error:
+                refused += 1
+                assert str(tmp_path / "run") in str(error) and str(error).endswith(".")
+    assert refused > len(places)
+
+
+TENSORS: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "gone": lambda tensor: None,
+    "not finite": lambda tensor: torch.full_like(tensor, float("nan")),
+    "of another shape": lambda tensor: tensor.reshape(-1)[:1].clone(),
+    "of whole numbers": lambda tensor: tensor.to(torch.int64),
+}
+
+
+@pytest.mark.parametrize("damage", TENSORS)
+@pytest.mark.parametrize("name", ["pixels", "trajectory/latents", "tape/0/"])
+def test_a_saved_run_with_a_tensor_damaged_is_a_sentence_and_as_a_cache_entry_is_made_again(
+    name: str, damage: str, cat: Run, tmp_path: Path
+) -> None:
+    cache = InversionCache(tmp_path)
+    cache.get_or_make("key", cat.model, lambda: cat)  # type: ignore[arg-type]
+    (entry,) = cache.files()
+
+    def change(_: Any, tensors: dict[str, Tensor]) -> None:
+        key = next(key for key in tensors if key.startswith(f"0/{name}"))
+        damaged = TENSORS[damage](tensors.pop(key))
+        if damaged is not None:
+            tensors[key] = damaged
+
+    changed_run(entry, change)
+    with pytest.raises(ValueError, match="it is damaged: .* Make the run again and save it"):
+        Run.load(entry)
+    made: list[Run] = []
+    again = cache.get_or_make("key", cat.model, lambda: made.append(cat) or cat)  # type: ignore
+    assert made and torch.equal(again.pixels, cat.pixels)
+    assert torch.equal(Run.load(entry, cat.model).pixels, cat.pixels)
+
+
+def test_a_single_flipped_bit_anywhere_in_a_saved_run_is_found(cat: Run, tmp_path: Path) -> None:
+    path = replace(cat, tape=None).save(tmp_path / "run")
+    whole = path.read_bytes()
+    want = Run.load(path)
+    bits = torch.randint(8 * len(whole), (150,), generator=torch.Generator().manual_seed(0))
+    for bit in [*range(0, 512, 7), *bits.tolist()]:
+        spoiled = bytearray(whole)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoiled)
+        with suppress(ValueError):
+            found = Run.load(path)  # only where the bit says nothing, as in the header's padding
+            assert torch.equal(found.pixels, want.pixels) and found.prompt == want.prompt
+
+
+BYTES: dict[str, bytes] = {
+    "nothing": b"",
+    "a list": b"[]",
+    "deep": DEEP.encode(),
+    "a deep field": b'{"a": ' + DEEP.encode() + b"}",
+    "null": b"null",
+    "another object": b'{"a": 1}',
+    "no text": b"\xff\xfe\x00",
+    "a number of 400 digits": b'{"format": 1' + b"0" * 400 + b"}",
+    "half a file": b'{"format": 1, "so',
+}
+READERS: dict[str, Callable[[Path, bytes], Any]] = {
+    "a plan": lambda at, data: EditPlan.from_json(data.decode("latin-1")),
+    "a run": lambda at, data: Run.load(at),
+    "a model's card": lambda at, data: read_card(at.parent),
+    "a model's index": lambda at, data: load(at.parent, "cpu"),
+    "a picture": lambda at, data: load_image(at, 8),
+    "a judge": lambda at, data: load_judge(at.parent),
+}
+NAMES = {"a model's index": "model_index.json"}
+
+
+@pytest.mark.parametrize("damage", BYTES)
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_of_our_files_says_in_a_sentence_that_one_is_damaged(
+    reader: str, damage: str, tmp_path: Path
+) -> None:
+    path = tmp_path / NAMES.get(reader, "card.json")
+    path.write_bytes(BYTES[damage])
+    try:
+        READERS[reader](path, BYTES[damage])
+        assert reader == "a model's card"  # which may say much besides
+        assert damage in ("another object", "a number of 400 digits")
+    except ValueError as error:
+        assert len(str(error)) > 40 and str(error)[-1] in ".)"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("damage", ["a list", "deep"])
+def test_a_damaged_file_of_settings_in_a_model_is_a_sentence(
+    damage: str, sd_folder: Path, tmp_path: Path
+) -> None:
+    for i, source in enumerate(sorted(sd_folder.rglob("*.json"))):
+        folder = Path(shutil.copytree(sd_folder, tmp_path / str(i)))
+        (folder / source.relative_to(sd_folder)).write_bytes(BYTES[damage])
+        with suppress(ModelError):  # some of a tokenizer's files are not needed
+            load(folder, "cpu")
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "a list", "deep"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+    file: str, damage: str, tmp_path: Path
+) -> None:
+    for step in (1, 2):
+        save_parts(tmp_path, step)
+    path = tmp_path / "step-2" / file
+    data = path.read_bytes()
+    flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    path.write_bytes({"cut": data[:-20], "flipped": flipped, **BYTES}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = load_checkpoint(tmp_path, "d")
+    if (file, damage) == ("state.json", "flipped"):
+        return  # one digit of a checksum: the same step is refused, or nothing was changed
+    assert found is not None and found[1]["step"] == 1 and bool((found[0]["x"] == 1).all())
+    assert damage == "gone" and file == "state.json" or "step-2 is damaged" in str(said[0].message)
+    begin_run(tmp_path, "d", {})
+    for left in tmp_path.glob("step-1/*"):
+        left.write_bytes(b"")
+    with pytest.raises(ResumeError, match=r"damaged.*delete .* to begin this stage again"):
+        load_checkpoint(tmp_path, "d")
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    page = Path(__file__).parent.parent / "docs" / "promises.md"
+    named = re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
+    assert len(named) > 20 and set(named) <= set(globals())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from p2p_lab.codec import parse_object
 from p2p_lab.edits.movement import MovePlan
 from p2p_lab.tokens import Prompt
 
@@ -231,11 +232,18 @@ def from_json(text: str) -> dict[str, Any]:
         ValueError: the text is no JSON, or no plan.
     """
     try:
-        record = json.loads(text)
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        record = parse_object(text)
+        if record.get("format") != _FORMAT:
             raise KeyError("format")
         return _fields(record)
-    except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         raise ValueError(
             f"This text is no saved EditPlan ({_FORMAT}): {type(error).__name__} {error}. Save "
             f"the plan again with plan.to_json()."
@@ -243,6 +251,8 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    if any(len(row) != record["length"] for row in record["source_gain"]):
+        raise ValueError("its gains are not as long as its prompts")  # before length² is taken
     second = record.get("second")
     start, stop, stride = record["self_steps"]
     blend = record["blend"]
