@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -53,6 +54,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 well, 1 found something wrong, 2 bad input."""
     given = parse(argv)
+    with warnings.catch_warnings():
+        _plain_warnings(given.command)
+        return _run(given)
+
+
+def _plain_warnings(command: str) -> None:
+    """Say each warning once and in a line of its own, without the source line that gave it."""
+    warnings.filterwarnings("once", category=UserWarning, append=True)
+    warnings.showwarning = lambda message, *_: print(
+        f"p2p_lab {command}: {message}", file=sys.stderr
+    )
+
+
+def _run(given: argparse.Namespace) -> int:
     try:
         code: int = import_module(f"p2p_lab.commands.{given.command}").run(given)
     except KeyboardInterrupt:

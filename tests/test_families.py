@@ -1,6 +1,7 @@
 """Laws that hold for every family of denoisers, each opened from a saved pipeline.
 
-Every test fills a cell of the README's table, family × feature; `tools/families.py` makes it.
+Every test fills a cell of the table in docs/backbones.md, family × feature, which
+`tools/families.py` makes.
 """
 
 from __future__ import annotations
@@ -439,12 +440,12 @@ def test_a_part_of_another_class_is_refused_by_name(opened: Any, tmp_path: Path)
         load(folder, "cpu")
 
 
-def test_the_readme_shows_the_table_that_these_tests_promise() -> None:
+def test_the_page_shows_the_table_that_these_tests_promise() -> None:
     tool = runpy.run_path(str(Path(__file__).parent.parent / "tools" / "families.py"))
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert tool["block"](readme) == tool["table"](tool["promised"]()), "run tools/families.py"
+    page = tool["PAGE"].read_text(encoding="utf-8")
+    assert tool["block"](page) == tool["table"](tool["promised"]()), "run tools/families.py"
     broken = {**tool["promised"](), ("ldm", "replace"): ["passed", "failed"]}
-    assert "✗" in tool["table"](broken) and "✗" not in tool["block"](readme)
+    assert "✗" in tool["table"](broken) and "✗" not in tool["block"](page)
 
 
 def test_the_memory_of_large_models_is_computed_from_their_shapes_alone() -> None:

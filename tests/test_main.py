@@ -145,6 +145,93 @@ def test_what_cannot_be_read_is_refused_by_the_parser(
     assert stop.value.code == 2 and "write" in capsys.readouterr().err
 
 
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("a model was opened")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--steps", "0"], "at least 1 step"),
+        (["--seed", "-1"], "whole number"),
+        (["--guidance", "nan"], "a number from 1 on"),
+        (["--cross", "1.4"], "0 <= start <= end <= 1"),
+        (["--reweight", "snow=2"], "'snow' is not in the prompt"),
+        (["--blend", "cat:whale"], "'whale' is not in the prompt"),
+        (["--model", "./nowhere"], "no folder or file ./nowhere"),
+    ],
+)
+def test_bad_values_are_told_before_any_model_is_opened(
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("p2p_lab.models.load", never)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 9)).save("cat.png")
+    assert main(["edit", CAT, DOG, "-o", "x.png", *options]) == 2
+    assert sentence in capsys.readouterr().err
+    if "--seed" not in options:
+        assert main(["invert", "cat.png", CAT, DOG, "-o", "x.png", *options]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_picture_that_is_missing_or_broken_is_told_before_any_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("p2p_lab.models.load", never)
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no picture")
+    for name in ("nowhere.png", "text.png"):
+        assert main(["invert", name, CAT, "-o", "x.png"]) == 2
+        assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["invert", "cat.png", "-o", "out.png", CAT, DOG],
+        ["invert", "-o", "out.png", "cat.png", "--steps", "3", CAT, DOG],
+        ["invert", "cat.png", CAT, "--force", DOG, "-o", "out.png"],
+    ],
+)
+def test_options_may_stand_before_between_and_behind_the_prompts(words: list[str]) -> None:
+    given = parse(words)
+    assert (given.picture, given.prompts) == (Path("cat.png"), [CAT, DOG])
+    assert given.output == Path("out.png") and given.command == "invert"
+    edited = parse(["edit", CAT, "-o", "out.png", DOG, "--seed", "3"])
+    assert (edited.source, edited.target, edited.seed) == (CAT, DOG, 3)
+
+
+def test_equal_prompts_are_not_compared_with_a_re_prompt(
+    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "all.png"
+    line = ["edit", CAT, CAT, "--model", str(sd_folder), "--device", "cpu", "--steps", "2"]
+    assert main([*line, "--reweight", "cat=3", "--figure", str(out), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "there is no re-prompt" in said and "re-prompt  " not in said and "better" not in said
+    assert not [name for name in json.loads(said.splitlines()[-1]) if "plain" in name]
+    assert "re-prompt" not in Image.open(out).info["Description"]
+
+
+def test_a_warning_is_said_once_and_without_a_line_of_source() -> None:
+    code = (
+        "import sys, warnings; from p2p_lab import __main__ as cli\n"
+        "def run(_):\n"
+        "    for i in range(3):\n"
+        "        exec(compile('warnings.warn(\"the word fox\")', f'{i}.py', 'exec'))\n"
+        "    return 0\n"
+        "from p2p_lab.commands import cache\n"
+        "cache.run = run\n"
+        "sys.exit(cli.main(['cache']))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert said.stderr == "p2p_lab cache: the word fox\n" and said.returncode == 0
+
+
 def test_stopping_writes_nothing_and_says_so(
     base: list[str],
     tmp_path: Path,
@@ -192,11 +279,28 @@ def test_doctor_names_a_package_that_is_missing_or_too_old(
     assert any("no-such-thing is missing" in s for s in wrong)
 
 
+@pytest.mark.parametrize("host", sorted(doctor.HOSTS))
+def test_doctor_says_where_it_runs(host: str, tmp_path: Path) -> None:
+    assert doctor.where({doctor.HOSTS[host]: "yes"}).startswith(f"{host}, ")
+    (tmp_path / "conda-meta").mkdir()
+    assert doctor.where({}, str(tmp_path)).endswith(f", conda environment {tmp_path}")
+    assert "virtual environment" in doctor.where({}, str(tmp_path / "venv"))
+    assert "system" in doctor.where({}, sys.base_prefix)
+
+
+def test_doctor_names_what_is_missing_to_open_the_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    for mark in doctor.HOSTS.values():
+        monkeypatch.delenv(mark, raising=False)
+    assert any(isinstance(f, str) and "JupyterLab is missing" in f for f in doctor.place())
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "yes")
+    assert not any(isinstance(f, str) for f in doctor.place())
+
+
 def test_doctor_counts_the_limit_of_a_container(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plenty = doctor.free_memory(tmp_path / "no group")
-    assert plenty is not None
     (tmp_path / "memory.max").write_text(str(40 * 2**20))
     (tmp_path / "memory.current").write_text(str(30 * 2**20))
     assert doctor.free_memory(tmp_path) == pytest.approx(10)

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def good() -> Any:
             code("import p2p_lab", "setup", count=1),
             code("def f(x):\n    return x", "lesson", count=2),
             code("f(1)", count=3, outputs=[picture]),
+            new_markdown_cell("**Done?** *Kernel → Shut Down Kernel* gives the memory back."),
         ]
     )
     notebook.metadata["p2p_lab"] = {"seconds": 5, "cpu_seconds": 9, "peak_mb": 400}
@@ -93,7 +95,7 @@ def _skipped_silently(n: Any) -> None:
 
 
 def _too_many_skipped(n: Any) -> None:
-    for cell in n.cells[2:]:
+    for cell in n.cells[2:5]:
         cell.metadata["tags"] = ["nbval-ignore-output"]
         cell.source = "# not compared: a clock\n1"
 
@@ -136,7 +138,15 @@ def _no_title(n: Any) -> None:
 
 
 def _long_setup(n: Any) -> None:
-    n.cells[2].source = "a = 1\nb = 2\nc = 3\nd = 4"
+    n.cells[2].source = "\n".join(f"x{i} = {i}" for i in range(6))
+
+
+def _shell_setup(n: Any) -> None:
+    n.cells[2].source = "!test -n x\nimport p2p_lab"
+
+
+def _no_end(n: Any) -> None:
+    n.cells[-1].source = "**Next:** another lesson."
 
 
 def _unmeasured(n: Any) -> None:
@@ -173,7 +183,9 @@ def _big(n: Any) -> None:
         (_no_alternative, "no alternative text"),
         (_bare_markdown_picture, "without alternative text"),
         (_no_title, "the title"),
-        (_long_setup, "set-up has 4 lines"),
+        (_long_setup, "set-up has 6 lines"),
+        (_shell_setup, "calls a shell"),
+        (_no_end, "Shut Down Kernel"),
         (_unmeasured, "no measured seconds"),
         (_slow, "121 CPU seconds"),
         (_heavy, "1400 MB"),
@@ -228,7 +240,7 @@ def test_run_executes_measures_and_gives_the_same_file_twice(tmp_path: Path) -> 
     assert tool.main(["run", str(path)]) == 0
     one = nbformat.read(path, as_version=4)
     assert one.cells[-1].execution_count == 1 and len(one.cells) == 3
-    assert one.cells[-1].outputs[0].data["text/plain"] == "'2'"
+    assert one.cells[-1].outputs[0].data["text/plain"] == "'1'"
     facts = one.metadata["p2p_lab"]
     assert facts["peak_mb"] > 20
     assert f"{facts['peak_mb']} MB peak" in one.cells[1].source
@@ -277,22 +289,58 @@ def test_the_student_version_holds_no_solution_and_no_answer(tmp_path: Path) -> 
     assert "2 * x" in nbformat.writes(notebook), "the lesson itself is left alone"
 
 
-def test_badges_point_every_link_and_install_line_to_one_place() -> None:
-    text = "<!-- badges -->old<!-- /badges --> pip install git+https://github.com/a/b@v0"
+def test_badges_point_every_link_and_the_clone_line_to_one_place() -> None:
+    text = "<!-- badges -->old<!-- /badges -->\ngit clone https://github.com/a/b p2p_lab\n"
     new = tool.rewrite(text, "org/repo@v1", "notebooks/x.ipynb")
-    assert new.count("org/repo") == 3 and "a/b" not in new and "old" not in new
+    assert new.count("org/repo") == 6 and "a/b" not in new and "old" not in new
     assert "mybinder.org/v2/gh/org/repo/v1?urlpath=lab/tree/notebooks/x.ipynb" in new
-    assert "github/org/repo/blob/v1/notebooks/x.ipynb" in new
+    assert "colab.research.google.com/github/org/repo/blob/v1/notebooks/x.ipynb" in new
+    assert "welcome?src=https://github.com/org/repo/blob/v1/notebooks/x.ipynb" in new
+    assert "codespaces.new/org/repo/tree/v1" in new
+    assert "molab.marimo.io/github/org/repo/blob/v1/notebooks/x.ipynb" in new
+    assert "git clone --branch v1 https://github.com/org/repo p2p_lab\n" in new
     assert tool.rewrite(new, "org/repo@v1", "notebooks/x.ipynb") == new
+    back = tool.rewrite(new, "", "notebooks/x.ipynb")
+    assert back == "<!-- badges --><!-- /badges -->\ngit clone ADDRESS-OF-THIS-REPOSITORY p2p_lab\n"
 
 
-def test_without_a_repository_there_is_no_badge_and_the_checkout_is_installed() -> None:
-    there = tool.rewrite(
-        "<!-- badges -->x<!-- /badges --> pip install -q ..", "org/repo@v1", "notebooks/x.ipynb"
-    )
-    assert "pip install -q git+https://github.com/org/repo@v1" in there
-    back = tool.rewrite(there, "", "notebooks/x.ipynb")
-    assert back == "<!-- badges --><!-- /badges --> pip install -q .."
+def run_setup(
+    source: str, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Execute a set-up cell where the package is there or not and no shell may be started."""
+    asked: list[tuple[str, str]] = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a shell was started")
+
+    for module, name in ((os, "system"), (os, "popen"), (subprocess, "Popen")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object() if there else None)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "p2p_lab", types.SimpleNamespace(load=lambda: "model"))
+    names: dict[str, Any] = {"get_ipython": lambda: shell}
+    exec(compile(source, "set-up", "exec"), names)
+    return asked, names
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_the_first_cell_of_a_lesson_is_the_same_plain_python_everywhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert cells[0].source == tool.setup_cell(tool.published())
+    asked, names = run_setup(cells[0].source, monkeypatch, there=True)
+    assert not asked and names["model"] == "model"
+
+
+def test_the_first_cell_installs_the_published_package_where_it_is_missing_as_on_colab(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, _ = run_setup(tool.setup_cell("org/repo@v1"), monkeypatch, there=False)
+    assert asked == [("pip", "install -q git+https://github.com/org/repo@v1")]
+    asked, _ = run_setup(tool.setup_cell(""), monkeypatch, there=False)
+    assert not asked and "Install p2p_lab here first" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", [*LESSONS, ROOT / "README.md"], ids=lambda p: p.stem)

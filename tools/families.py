@@ -1,10 +1,10 @@
-"""The README's table of model families, made from what the tests say: family × feature.
+"""The table of model families in docs/backbones.md, made from what the tests say: family × feature.
 
     python tools/families.py          run the tests of the families and write the table
     python tools/families.py --show   the same, printed instead of written
 
 A cell holds ✓ if every test of that family and feature passed, ✗ if one did not, and a letter where
-the feature is refused, with the reason below. `tests/test_families.py` compares the README with the
+the feature is refused, with the reason below. `tests/test_families.py` compares the page with the
 table that these tests promise, so neither can drift alone.
 """
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 TESTS = ROOT / "tests" / "test_families.py"
+PAGE = ROOT / "docs" / "backbones.md"
 START, END = "<!-- families -->", "<!-- /families -->"
 FEATURES = {
     "load": "load",
@@ -118,10 +119,9 @@ def main() -> int:
     if show:
         print(made)
     else:
-        readme = ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
         before, after = text.split(START)[0], text.split(END)[1]
-        readme.write_text(f"{before}{START}\n{made}\n{END}{after}", encoding="utf-8")
+        PAGE.write_text(f"{before}{START}\n{made}\n{END}{after}", encoding="utf-8")
     return int(failed)
 
 

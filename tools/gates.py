@@ -13,6 +13,7 @@ import nbformat
 MOST_BYTES = 1_000_000
 MOST_LINES = 12
 MOST_LESSON_LINES = 15
+MOST_SETUP_LINES = 5
 MOST_COLUMNS = 120
 MOST_SKIPPED = 0.10
 MOST_SECONDS = 60
@@ -143,24 +144,32 @@ def alternatives(notebook: Notebook) -> Iterator[str]:
 
 
 def opening(notebook: Notebook) -> Iterator[str]:
-    """A title, and a set-up of at most three lines."""
+    """A title, and a set-up of plain Python in at most five lines, for there may be no shell."""
     first = notebook.cells[0] if notebook.cells else None
     if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
         yield "the first cell must be markdown that starts with '# ', the title."
     for cell in code_cells(notebook):
         lines = [x for x in cell.source.splitlines() if x.strip() and not x.startswith("#")]
-        if "setup" in tags(cell) and len(lines) > 3:
-            yield f"the set-up has {len(lines)} lines; at most 3."
+        if "setup" in tags(cell) and len(lines) > MOST_SETUP_LINES:
+            yield f"the set-up has {len(lines)} lines; at most {MOST_SETUP_LINES}."
+        if "setup" in tags(cell) and re.search(r"^\s*[!%]", cell.source, re.M):
+            yield "the set-up calls a shell or a magic; write it in Python."
+
+
+def closing(notebook: Notebook) -> Iterator[str]:
+    """The last cell says how the kernel's memory is given back: open lessons add up."""
+    if not notebook.cells or "Shut Down Kernel" not in notebook.cells[-1].source:
+        yield "the last cell does not say how to end it: *Kernel → Shut Down Kernel*."
 
 
 def measured(notebook: Notebook) -> Iterator[str]:
-    """The measured cost is there and within a minute and a gigabyte."""
+    """The measured cost is there and within a minute of one core and a gigabyte."""
     facts = notebook.metadata.get("p2p_lab", {})
     if not facts:
         yield "no measured seconds and memory. Run `tools/notebooks.py run`."
         return
-    if facts["cpu_seconds"] / 2 > MOST_SECONDS:
-        yield f"takes {facts['cpu_seconds']} CPU seconds; {2 * MOST_SECONDS} are two cores' minute."
+    if facts["cpu_seconds"] > MOST_SECONDS:
+        yield f"takes {facts['cpu_seconds']} CPU seconds; {MOST_SECONDS} are one core's minute."
     if facts["peak_mb"] > MOST_MEGABYTES:
         yield f"takes {facts['peak_mb']} MB; at most {MOST_MEGABYTES}."
 
@@ -174,6 +183,7 @@ GATES = (
     no_absolute_paths,
     alternatives,
     opening,
+    closing,
     measured,
 )
 

@@ -2,7 +2,7 @@
 
 python tools/notebooks.py run [NOTEBOOK ...]      execute, measure, write the fact strip
 python tools/notebooks.py check [NOTEBOOK ...]    the gates of tools/gates.py
-python tools/notebooks.py badges [ORG/REPO@TAG]   Binder and Colab links from one setting
+python tools/notebooks.py badges [ORG/REPO@TAG]   links of the hosts and the clone line
 python tools/notebooks.py student FOLDER          the lessons without their solutions
 """
 
@@ -20,15 +20,20 @@ from typing import Any
 
 import nbformat
 
-from gates import failures
+from gates import failures, tags
 from p2p_lab.commands.lessons import without_solutions
 
 ROOT = Path(__file__).resolve().parents[1]
-THREADS = "2"
+THREADS = "1"  # what a free Binder has
 FACTS = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.S)
 BADGES = re.compile(r"(<!-- badges -->).*?(<!-- /badges -->)", re.S)
 PLACE = r"[\w.\-]+/[\w.\-]+@[\w.\-/]+"
-SOURCE = re.compile(rf"(pip install (?:-q )?)(?:git\+https://github\.com/{PLACE}|\.\.)")
+CLONE = re.compile(r"git clone .* p2p_lab$", re.M)
+SETUP = """from importlib.util import find_spec
+if find_spec("p2p_lab") is None:  # Colab, Kaggle and the like: the package is not there yet
+    {install}
+import p2p_lab
+model = p2p_lab.load()"""
 SETTING = re.compile(r'^repository = "(.*)"$', re.M)
 LIVE_ONLY = "application/vnd.jupyter.widget-view+json"
 PROBE = """
@@ -120,7 +125,7 @@ def state_cost(notebook: Any, cost: dict[str, float]) -> None:
         "peak_mb": int(round(cost["peak_mb"], -1)),
     }
     notebook.metadata["p2p_lab"] = nbformat.from_dict(facts)
-    said = "{seconds} s ({cpu_seconds} CPU s, 2 threads), {peak_mb} MB peak".format(**facts)
+    said = "{seconds} s ({cpu_seconds} CPU s, 1 thread), {peak_mb} MB peak".format(**facts)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = FACTS.sub(rf"\g<1>{said}\g<2>", cell.source)
@@ -177,29 +182,44 @@ def setting(new: str | None) -> str:
 
 
 def badge_line(place: str, notebook: str) -> str:
-    """Return the links that open one notebook in Binder and in Colab; none without a place."""
+    """Return the links that open one notebook on a host; none without a place."""
     if not place:
         return ""
     where, _, tag = place.partition("@")
-    binder = f"https://mybinder.org/v2/gh/{where}/{tag}?urlpath=lab/tree/{notebook}"
-    colab = f"https://colab.research.google.com/github/{where}/blob/{tag}/{notebook}"
-    return f"[Open in Binder]({binder}) · [Open in Colab]({colab})"
+    file = f"github/{where}/blob/{tag}/{notebook}"
+    hosts = {
+        "Binder": f"https://mybinder.org/v2/gh/{where}/{tag}?urlpath=lab/tree/{notebook}",
+        "Colab": f"https://colab.research.google.com/{file}",
+        "Kaggle": f"https://kaggle.com/kernels/welcome?src=https://{file.replace('/', '.com/', 1)}",
+        "Codespaces": f"https://codespaces.new/{where}/tree/{tag}",
+        "molab": f"https://molab.marimo.io/{file}",
+    }
+    return "Open in " + " · ".join(f"[{name}]({link})" for name, link in hosts.items())
 
 
 def rewrite(text: str, place: str, notebook: str) -> str:
-    """Return a text with its badges and its install line pointing to one place.
-
-    Without a place there are no badges, and the checkout that the notebook lies in is installed.
-    """
+    """Return a text with its badges and its clone line pointing to one place, or to none."""
     text = BADGES.sub(lambda m: f"{m[1]}{badge_line(place, notebook)}{m[2]}", text)
-    source = f"git+https://github.com/{place}" if place else ".."
-    return SOURCE.sub(rf"\g<1>{source}", text)
+    where, _, tag = place.partition("@")
+    source = f"--branch {tag} https://github.com/{where}" if place else "ADDRESS-OF-THIS-REPOSITORY"
+    return CLONE.sub(f"git clone {source} p2p_lab", text)
+
+
+def setup_cell(place: str) -> str:
+    """Return the first code cell of every lesson: plain Python, which needs no shell anywhere."""
+    install = 'print("Install p2p_lab here first: %pip install, and where your copy of it lies.")'
+    if place:
+        line = f"install -q git+https://github.com/{place}"
+        install = f'get_ipython().run_line_magic("pip", "{line}")'
+    return SETUP.format(install=install)
 
 
 def point(notebook: Any, place: str, name: str) -> None:
     """Rewrite all cells of one notebook."""
     for cell in notebook.cells:
         cell.source = rewrite(cell.source, place, f"notebooks/{name}")
+        if cell.cell_type == "code" and "setup" in tags(cell):
+            cell.source = setup_cell(place)
 
 
 def badges(new: str | None) -> int:
@@ -212,7 +232,7 @@ def badges(new: str | None) -> int:
         notebook = nbformat.read(path, as_version=4)
         point(notebook, place, path.name)
         write(notebook, path)
-    print(f"Links point to {place}." if place else "No links; lessons install their checkout.")
+    print(f"Links point to {place}." if place else "No links; on Colab a lesson asks for a copy.")
     return 0
 
 

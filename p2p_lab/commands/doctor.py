@@ -7,15 +7,17 @@ import contextlib
 import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from p2p_lab.commands.edit import add_model_options
 
-OPTIONAL = ("jupyterlab", "notebook", "psutil")
+OPTIONAL = ("jupyterlab", "notebook")
 LEAST_MEGABYTES = 1000
 Facts = dict[str, Any]
 
@@ -45,7 +47,7 @@ def examine(model: str | None = None, device: str | None = None) -> tuple[Facts,
     facts: Facts = {}
     wrong: list[str] = []
     parts: list[Callable[[], Iterator[tuple[str, Any] | str]]] = [
-        versions, machine, lambda: models(model, device),
+        place, versions, machine, lambda: models(model, device),
     ]  # fmt: skip
     for part in parts:
         for found in part():
@@ -54,6 +56,41 @@ def examine(model: str | None = None, device: str | None = None) -> tuple[Facts,
             else:
                 facts[found[0]] = found[1]
     return facts, wrong
+
+
+HOSTS = {
+    "Colab": "COLAB_RELEASE_TAG",
+    "Kaggle": "KAGGLE_KERNEL_RUN_TYPE",
+    "Binder": "BINDER_REPO_URL",
+    "Codespaces": "CODESPACES",
+    "a dev container": "REMOTE_CONTAINERS",
+}
+
+
+def where(environment: Mapping[str, str] = os.environ, prefix: str = sys.prefix) -> str:
+    """Return where this Python runs: the host, and what kind of environment."""
+    host = next((name for name, mark in HOSTS.items() if environment.get(mark)), None)
+    if host is None:
+        host = "a container" if Path("/.dockerenv").exists() else "this machine"
+    if (Path(prefix) / "conda-meta").is_dir():
+        return f"{host}, conda environment {prefix}"
+    if prefix != sys.base_prefix:
+        return f"{host}, virtual environment {prefix}"
+    return f"{host}, the Python of the system ({prefix})"
+
+
+def place() -> Iterator[tuple[str, Any] | str]:
+    """Yield where this runs, where the lessons are, and what JupyterLab lacks to open them."""
+    from p2p_lab.commands.lessons import originals
+
+    yield "place", where()
+    try:
+        yield "lessons", str(originals()[0].parent)
+    except FileNotFoundError as error:
+        yield str(error)
+    hosted = any(os.environ.get(mark) for mark in HOSTS.values())
+    if find_spec("jupyterlab") is None and not hosted:
+        yield "JupyterLab is missing, which opens the lessons. Run: pip install jupyterlab"
 
 
 def versions() -> Iterator[tuple[str, Any] | str]:
@@ -96,20 +133,18 @@ def machine() -> Iterator[tuple[str, Any] | str]:
     else:
         yield "device", "mps" if torch.backends.mps.is_available() else "cpu"
     free_mb = free_memory()
-    yield "memory", "unknown" if free_mb is None else f"{free_mb:.0f} MB free"
-    if free_mb is not None and free_mb < LEAST_MEGABYTES:
+    yield "memory", f"{free_mb:.0f} MB free"
+    if free_mb < LEAST_MEGABYTES:
         yield f"only {free_mb:.0f} MB of memory are free; a lesson needs up to {LEAST_MEGABYTES}."
 
 
-def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the memory that is free for this process, in MB, or None where it cannot be told.
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the memory that is free for this process, in MB.
 
     A container's limit counts, where there is one: Binder gives less than its machine has.
     """
-    try:
-        import psutil
-    except ImportError:
-        return None
+    import psutil
+
     free = float(psutil.virtual_memory().available)
     limit, used = (group / name for name in ("memory.max", "memory.current"))
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p_lab.commands import _early
 from p2p_lab.commands._files import check_writable, write_picture, write_whole
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png",)
 EXAMPLES = """examples:
   p2p_lab edit "a cat on a beach" "a dog on a beach" --seed 3 -o dog.png
-  p2p_lab edit "a snowy castle" "a snowy castle" --reweight snowy=2 --figure fader.png
+  p2p_lab edit "a snowy field" "a snowy field" --reweight snowy=-2 --figure fader.png
   p2p_lab edit "a cat on a beach" "a dog on a beach" --cross 0.6 --blend cat:dog -o dog.png
 """
 
@@ -107,21 +108,26 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError(f"-o and --figure both name {outputs[0]}. Name two files.")
     for path in outputs:
         check_writable(path, SUFFIXES, force=given.force)
+    _early.check_numbers(given)
+    _early.check_edit(given, given.source, given.target)
+    _early.check_model(given.model)
     source, plain, edited, seconds = sample(given)
     summary = _write_and_sum_up(given, source, plain, edited)
     print(edited.note or f"Edited as asked: {_how(edited)}.")
-    print(f"{summary}\n{_seconds(seconds)}")
+    print(f"{told(summary, plain)}\n{_seconds(seconds)}")
     for path in outputs:
         print(f"wrote {path}")
     if given.json:
-        print(json.dumps(to_numbers(summary, seconds)))
+        numbers = to_numbers(summary, seconds)
+        print(json.dumps(numbers if plain else _without_plain(numbers)))
     return 0
 
 
-def sample(given: argparse.Namespace) -> tuple[Run, Run, Run, dict[str, float]]:
+def sample(given: argparse.Namespace) -> tuple[Run, Run | None, Run, dict[str, float]]:
     """Return source, plain re-prompt of the same seed and edit, and what each took.
 
-    The edit is compiled first, so that a wrong word costs no time.
+    Equal prompts have no re-prompt: it would be the source. The edit is compiled first, so that a
+    wrong word costs no time.
     """
     from p2p_lab.edits import compile_edits
     from p2p_lab.models import load
@@ -141,26 +147,44 @@ def sample(given: argparse.Namespace) -> tuple[Run, Run, Run, dict[str, float]]:
     made = time.perf_counter()
     edited = replace(edit(source, given.target, edits), note=note)
     done = time.perf_counter()
-    plain = generate(model, given.target, record="none", **settings)
+    plain = None
+    if source.prompt.ids != edited.prompt.ids:
+        plain = generate(model, given.target, record="none", **settings)
     return source, plain, edited, {"source": made - started, "edit": done - made}
 
 
 def make_edits(given: argparse.Namespace, source: Any, target: Any) -> tuple[list[Edit], str]:
     """Return the edits that the options name, and what was chosen for the user, in a sentence."""
-    from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, default_edits
+    from p2p_lab.edits import Refine, Replace, default_edits
 
     note, kinds = "", {"replace": Replace, "refine": Refine}
     kind: Any = kinds.get(given.edit)
     if kind is None:
         chosen, note = default_edits(source, target)
         kind = type(chosen[0])
+    return named_edits(given, kind), note
+
+
+def named_edits(given: argparse.Namespace, kind: Any) -> list[Edit]:
+    """Return an aligner of this kind and the other edits that the options name.
+
+    Raises:
+        ValueError: If a window or a weight is not possible.
+    """
+    from p2p_lab.edits import LocalBlend, Reweight
+
     windows = {"cross": given.cross, "self_attention": given.self_attention}
     edits: list[Any] = [kind(**{k: v for k, v in windows.items() if v is not None})]
     edits += [Reweight(word, scale) for word, scale in given.reweight]
     if given.blend:
-        before, _, after = given.blend.partition(":")
-        edits.append(LocalBlend(_words(before), _words(after or before)))
-    return edits, note
+        edits.append(LocalBlend(*blend_words(given.blend)))
+    return edits
+
+
+def blend_words(text: str | None) -> tuple[list[str], list[str]]:
+    """Read "cat:dog" as words of the source and of the target; one side stands for both."""
+    before, _, after = (text or "").partition(":")
+    return _words(before), _words(after or before)
 
 
 def _words(text: str) -> list[str]:
@@ -169,17 +193,35 @@ def _words(text: str) -> list[str]:
 
 
 def _write_and_sum_up(
-    given: argparse.Namespace, source: Run, plain: Run, edited: Run
+    given: argparse.Namespace, source: Run, plain: Run | None, edited: Run
 ) -> EditSummary:
     from p2p_lab.metrics import edit_summary
 
     if given.output is not None:
         write_picture(given.output, edited, force=given.force)
     if given.figure is not None:
-        from p2p_lab.figures import show_edit, to_png
+        from p2p_lab.figures import show_edit, show_pictures, to_png
 
-        write_whole(given.figure, to_png(show_edit(source, plain, edited)), force=given.force)
-    return edit_summary(source.image, plain.image, edited.image)
+        figure = show_edit(source, plain, edited) if plain else _two(show_pictures, source, edited)
+        write_whole(given.figure, to_png(figure), force=given.force)
+    return edit_summary(source.image, (plain or source).image, edited.image)
+
+
+def _two(show: Any, source: Run, edited: Run) -> Any:
+    """Return the figure of an edit whose prompt is the source's."""
+    text = source.prompt.text
+    return show([source, edited], [f"source: {text}", f"edit: {text}"])
+
+
+def told(summary: EditSummary, plain: Run | None) -> str:
+    """Return the numbers to print: without a re-prompt where the prompts are equal."""
+    if plain is not None:
+        return str(summary)
+    kept = "identical" if summary.kept_psnr == float("inf") else f"{summary.kept_psnr:.1f} dB"
+    return (
+        f"{summary.changed:.1%} of the pixels changed visibly; to the source: {kept}, structure "
+        f"distance {summary.structure:.4f}. The prompts are equal, so there is no re-prompt."
+    )
 
 
 def _how(run: Run) -> str:
@@ -190,6 +232,11 @@ def _how(run: Run) -> str:
 
 def _seconds(seconds: dict[str, float]) -> str:
     return f"source {seconds['source']:.1f} s, edit {seconds['edit']:.1f} s"
+
+
+def _without_plain(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what compares with a re-prompt that was not made."""
+    return {k: v for k, v in numbers.items() if not k.endswith("_plain") and k != "verdict"}
 
 
 def to_numbers(summary: EditSummary, seconds: dict[str, float]) -> dict[str, Any]:

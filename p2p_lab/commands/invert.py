@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p_lab.commands import _early
 from p2p_lab.commands._files import check_writable, write_picture
 from p2p_lab.commands.edit import add_edit_options, add_model_options, make_edits
 
@@ -81,15 +82,20 @@ def run(given: argparse.Namespace) -> int:
 
 def _texts(given: argparse.Namespace) -> tuple[Denoiser, str, str | None]:
     """Return the model, the source prompt and the target prompt if there is one."""
-    from p2p_lab.inversion import suggest_prompt
-    from p2p_lab.models import load
-
     own = 0 if given.suggest else 1
     if not own <= len(given.prompts) <= own + 1:
         raise ValueError(
             f"Got {len(given.prompts)} prompt(s) after the picture. Say what it shows and, if it "
             "is to be edited, the edit's prompt; with --suggest the edit's prompt alone."
         )
+    _early.check_picture(given.picture)
+    _early.check_numbers(given)
+    _early.check_model(given.model)
+    for target in given.prompts[own:]:
+        _early.check_edit(given, None if given.suggest else given.prompts[0], target)
+    from p2p_lab.inversion import suggest_prompt
+    from p2p_lab.models import load
+
     model = load(given.model, given.device)
     source = suggest_prompt(model, given.picture) if given.suggest else given.prompts[0]
     return model, source, next(iter(given.prompts[own:]), None)

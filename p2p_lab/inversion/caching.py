@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from torch import Tensor
 
 from p2p_lab import __version__
@@ -32,8 +33,7 @@ def cache_folder() -> Path:
     own = os.environ.get("P2P_LAB_CACHE")
     if own:
         return Path(own).expanduser() / "inversions"
-    usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(usual).expanduser() / "p2p_lab" / "inversions"
+    return platformdirs.user_cache_path("p2p_lab", appauthor=False) / "inversions"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Refuse bad options before a model is opened, which takes seconds: numbers, words, files."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+
+def check_numbers(given: argparse.Namespace) -> None:
+    """See that steps, seed and guidance are possible.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if given.steps is not None and given.steps < 1:
+        raise ValueError(f"--steps {given.steps}: a schedule has at least 1 step.")
+    seed = getattr(given, "seed", 0)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed} is not possible: give a whole number from 0 on.")
+    scale = given.guidance
+    if scale is not None and not (math.isfinite(scale) and scale >= 1):
+        raise ValueError(f"--guidance {scale} is not possible: give a number from 1 on.")
+
+
+def check_edit(given: argparse.Namespace, source: str | None, target: str) -> None:
+    """See that windows and weights are possible and that the named words stand in the prompts.
+
+    Args:
+        given: Options of the edit.
+        source: The source prompt, None where it is not known yet.
+        target: The edit's prompt.
+
+    Raises:
+        ValueError: If something is not.
+    """
+    from p2p_lab.commands.edit import blend_words, named_edits
+    from p2p_lab.edits import Refine
+
+    named_edits(given, Refine)
+    before, after = blend_words(given.blend)
+    for word in [*(word for word, _ in given.reweight), *after]:
+        check_word(word, target)
+    for word in before if source is not None else ():
+        check_word(word, str(source))
+
+
+def check_word(word: str, text: str) -> None:
+    """See that a word or phrase stands in a prompt.
+
+    Raises:
+        ValueError: If it does not; the message lists the prompt's words.
+    """
+    from p2p_lab.tokens.words import normal, word_chars
+
+    places = word_chars(text)
+    phrases = {
+        normal(text[start:stop])
+        for i, (start, _) in enumerate(places)
+        for _, stop in places[i:]
+    }  # fmt: skip
+    if normal(word) not in phrases:
+        words = ", ".join(repr(text[start:stop]) for start, stop in places)
+        raise ValueError(f"{word!r} is not in the prompt {text!r}. Its words: {words}.")
+
+
+def check_model(name: str | None) -> None:
+    """See that a model that is named as a path is there.
+
+    Raises:
+        FileNotFoundError: If it is not.
+    """
+    if (
+        name is not None
+        and name.startswith((".", "/", "~"))
+        and not Path(name).expanduser().exists()
+    ):
+        raise FileNotFoundError(f"There is no folder or file {name}. Name one that holds a model.")
+
+
+def check_picture(path: Path) -> None:
+    """See that a picture can be opened.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is no picture, broken, or empty.
+    """
+    from p2p_lab.inversion.pictures import load_image
+
+    load_image(path, 8)
