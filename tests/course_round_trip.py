@@ -164,11 +164,11 @@ def test_zip_files_from_a_learning_platform_are_collected(graded: Course) -> Non
 
 
 @pytest.mark.parametrize("name", ["ps2", "ps3", "ps4"])
-def test_the_model_answers_earn_everything_in_every_set(graded: Course, name: str) -> None:
-    graded.submit(name, "perfect", graded.handed(name))
-    done = graded.grade(name, "--student=perfect")
-    print(f"\n{name}: {graded.seconds[name]:.1f} CPU s for one submission and the judge's start")
+def test_the_model_answers_earn_everything_in_every_set(kit: Course, name: str) -> None:
+    kit.submit(name, "perfect", kit.handed(name))
+    done = kit.grade(name, "--student=perfect")
+    print(f"\n{name}: {kit.seconds[name]:.1f} CPU s for one submission and the judge's start")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "has changed" not in done.stderr
-    assert lost(graded.points(name, "perfect"), full(name)) == set()
-    assert graded.points(name, "perfect")["written"] is None
+    assert lost(kit.points(name, "perfect"), full(name)) == set()
+    assert kit.points(name, "perfect")["written"] is None
