@@ -13,7 +13,8 @@ from p2p_lab.models.errors import ModelError
 from p2p_lab.models.latent_diffusion import LatentDiffusion
 from p2p_lab.models.loading import list_models, load
 from p2p_lab.models.pixart import PixArt
-from p2p_lab.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+from p2p_lab.models.stable_diffusion import StableDiffusion
+from p2p_lab.models.stable_diffusion_xl import StableDiffusionXL
 
 __all__ = [
     "Conditioning",

@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
 from p2p_lab.models.errors import ModelError
-from p2p_lab.models.parts import Folder
+from p2p_lab.models.parts import Parts
+from p2p_lab.models.placement import describe, device_of, dtype_of
+from p2p_lab.models.scheduling import noise_settings
 from p2p_lab.models.t5 import plain_prompt, t5_states
 from p2p_lab.tokens import Prompt
 
 _TOKENS = 77  # the text encoder was trained with this length
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DeepFloyd:
     """Hold the parts of IF's base stage.
 
@@ -51,6 +53,10 @@ class DeepFloyd:
     card: ModelCard = field(default_factory=ModelCard)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
+    def __repr__(self) -> str:
+        """Say what the model is in one line, without its weights."""
+        return describe(self)
+
     @property
     def prediction(self) -> Prediction:
         """Tell what the U-Net predicts: noise, velocity or the clean picture."""
@@ -59,13 +65,13 @@ class DeepFloyd:
 
     @property
     def device(self) -> torch.device:
-        """Tell where the weights are."""
-        return next(self.module.parameters()).device
+        """Tell where the denoiser computes."""
+        return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
         """Tell the weights' precision."""
-        return next(self.module.parameters()).dtype
+        return dtype_of(self.module)
 
     def prompt(self, text: str) -> Prompt:
         """Tokenize `text` in lower case, as the model was trained.
@@ -77,8 +83,8 @@ class DeepFloyd:
 
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the last hidden states of the T5, which the padding is hidden from."""
-        states = t5_states(self.text_encoder, prompt, self.device, masked=True)
-        return Conditioning(states.to(self.dtype))
+        states = t5_states(self.text_encoder, prompt, masked=True)
+        return Conditioning(states.to(self.device, self.dtype))
 
     def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
         """Encode the negative prompt, (1, L, D)."""
@@ -119,7 +125,7 @@ class DeepFloyd:
         return self.module.config
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DeepFloydUpscaler(DeepFloyd):
     """Hold the parts of a super-resolution stage, and the picture that it is to enlarge.
 
@@ -182,8 +188,8 @@ class DeepFloydUpscaler(DeepFloyd):
         return output[:, :3]
 
 
-def open_deepfloyd(folder: Folder) -> DeepFloyd:
-    """Open a saved `IFPipeline` or `IFSuperResolutionPipeline`.
+def open_deepfloyd(parts: Parts) -> DeepFloyd:
+    """Open an `IFPipeline` or `IFSuperResolutionPipeline`.
 
     Raises:
         ModelError: If a part is missing or of another class.
@@ -191,27 +197,31 @@ def open_deepfloyd(folder: Folder) -> DeepFloyd:
     from diffusers import UNet2DConditionModel
     from transformers import T5EncoderModel, T5TokenizerFast
 
-    from p2p_lab.models.cards import read_json
-
-    module = folder.network("unet", UNet2DConditionModel)
-    enlarges = folder.index["_class_name"] == "IFSuperResolutionPipeline"
+    module = parts.network("unet", UNet2DConditionModel)
+    enlarges = parts.kind == "IFSuperResolutionPipeline"
     if module.config.in_channels != (6 if enlarges else 3):
         raise ModelError(
-            f"{folder.path}: the U-Net takes {module.config.in_channels} channels, and this stage "
+            f"{parts.where}: the U-Net takes {module.config.in_channels} channels, and this stage "
             f"is expected to take {6 if enlarges else 3}."
         )
     side = module.config.sample_size
     common: dict[str, Any] = {
-        "name": folder.name,
+        "name": parts.name,
         "module": module,
-        "text_encoder": folder.network("text_encoder", T5EncoderModel),
-        "tokenizer": folder.tokenizer("tokenizer", T5TokenizerFast, _TOKENS),
-        "scheduler_config": {**folder.scheduler(), "space": "pixels"},
-        "card": folder.card,
+        "text_encoder": parts.network("text_encoder", T5EncoderModel),
+        "tokenizer": parts.tokenizer("tokenizer", T5TokenizerFast, _TOKENS),
+        "scheduler_config": {
+            **noise_settings(parts.settings("scheduler"), "pixels"),
+            "space": "pixels",
+        },
+        "card": parts.card,
     }
     if not enlarges:
-        return DeepFloyd(**common, defaults=folder.defaults(side, side, 100, 7.0))
-    noising = read_json(folder.path / "image_noising_scheduler" / "scheduler_config.json")
-    usual = folder.defaults(side, side, 50, 4.0)
-    level = int(folder.card.raw.get("noise_level", 250))
-    return DeepFloydUpscaler(**common, defaults=usual, noising_config=noising, noise_level=level)
+        return DeepFloyd(**common, defaults=parts.defaults(side, side, 100, 7.0))
+    level = int(parts.card.raw.get("noise_level", 250))
+    return DeepFloydUpscaler(
+        **common,
+        defaults=parts.defaults(side, side, 50, 4.0),
+        noising_config=parts.settings("image_noising_scheduler"),
+        noise_level=level,
+    )

@@ -18,7 +18,7 @@ from p2p_lab.models.stable_diffusion import StableDiffusion
 PATCH = 2  # latents that a token of these transformers spans along each axis
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FlowModel(StableDiffusion):
     """Hold the parts of a pipeline whose denoiser predicts the velocity of a flow."""
 

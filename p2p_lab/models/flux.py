@@ -16,7 +16,9 @@ from torch import Tensor
 
 from p2p_lab.models.denoiser import Conditioning
 from p2p_lab.models.flow_model import PATCH, FlowModel
-from p2p_lab.models.parts import Folder
+from p2p_lab.models.parts import Parts
+from p2p_lab.models.placement import device_of
+from p2p_lab.models.scheduling import flow_settings
 from p2p_lab.models.t5 import t5_states
 from p2p_lab.models.vocabulary import warn_of_unknown_words
 from p2p_lab.tokens import Prompt
@@ -25,7 +27,7 @@ _TOKENS = {True: 512, False: 256}  # of the T5: Flux-dev (distilled guidance) an
 _LATENTS = 128  # the pipeline's usual height and width in latents
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Flux(FlowModel):
     """Hold the parts of a Flux pipeline; `text_encoder` is the T5, `clip` gives one vector.
 
@@ -53,7 +55,7 @@ class Flux(FlowModel):
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the T5's states (1, L, D) and the CLIP's pooled vector (1, P)."""
         assert self.clip is not None and callable(self.clip_tokenizer)
-        states = t5_states(self.text_encoder, prompt, self.device, masked=False)
+        states = t5_states(self.text_encoder, prompt, masked=False)
         text = self.clip_tokenizer(
             prompt.text,
             padding="max_length",
@@ -61,8 +63,8 @@ class Flux(FlowModel):
             truncation=True,
             return_tensors="pt",
         )
-        pooled = self.clip(text.input_ids.to(self.device)).pooler_output
-        return Conditioning(states.to(self.dtype), pooled.to(self.dtype))
+        pooled = self.clip(text.input_ids.to(device_of(self.clip))).pooler_output
+        return Conditioning(states.to(self.device, self.dtype), pooled.to(self.device, self.dtype))
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the velocity in latents (B, C, h, w) at model time t."""
@@ -107,7 +109,7 @@ def _places(rows: int, columns: int) -> Tensor:
     return torch.stack([torch.zeros_like(row), row, column], dim=-1)
 
 
-def open_flux(folder: Folder) -> Flux:
+def open_flux(parts: Parts) -> Flux:
     """Open a saved `FluxPipeline`.
 
     Raises:
@@ -116,19 +118,23 @@ def open_flux(folder: Folder) -> Flux:
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import CLIPTextModel, CLIPTokenizerFast, T5EncoderModel, T5TokenizerFast
 
-    module = folder.network("transformer", FluxTransformer2DModel)
-    vae = folder.network("vae", AutoencoderKL)
+    module = parts.network("transformer", FluxTransformer2DModel)
+    vae = parts.network("vae", AutoencoderKL)
     side = _LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
     distilled = bool(module.config.guidance_embeds)
     return Flux(
-        name=folder.name,
+        name=parts.name,
         module=module,
         vae=vae,
-        text_encoder=folder.network("text_encoder_2", T5EncoderModel),
-        tokenizer=folder.tokenizer("tokenizer_2", T5TokenizerFast, _TOKENS[distilled]),
-        clip=folder.network("text_encoder", CLIPTextModel),
-        clip_tokenizer=folder.tokenizer("tokenizer", CLIPTokenizerFast),
-        scheduler_config={**folder.scheduler(), "patch": PATCH, "even": True},
-        defaults=folder.defaults(side, side, 28 if distilled else 4, 1.0),
-        card=folder.card,
+        text_encoder=parts.network("text_encoder_2", T5EncoderModel),
+        tokenizer=parts.tokenizer("tokenizer_2", T5TokenizerFast, _TOKENS[distilled]),
+        clip=parts.network("text_encoder", CLIPTextModel),
+        clip_tokenizer=parts.tokenizer("tokenizer", CLIPTokenizerFast),
+        scheduler_config={
+            **flow_settings(parts.settings("scheduler")),
+            "patch": PATCH,
+            "even": True,
+        },
+        defaults=parts.defaults(side, side, 28 if distilled else 4, 1.0),
+        card=parts.card,
     )

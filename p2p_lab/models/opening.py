@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ import torch
 
 from p2p_lab.models.cards import read_card, read_json, verify
 from p2p_lab.models.deepfloyd import open_deepfloyd
-from p2p_lab.models.denoiser import Defaults, Denoiser, ModelCard
+from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import REINSTALL, ModelError, first_line
 from p2p_lab.models.flux import open_flux
 from p2p_lab.models.latent_diffusion import open_latent_diffusion
-from p2p_lab.models.parts import Folder, open_part, open_tokenizer
+from p2p_lab.models.parts import Folder, Parts
+from p2p_lab.models.pipes import Pipe
 from p2p_lab.models.pixart import open_pixart
 from p2p_lab.models.single_file import open_single_file
-from p2p_lab.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+from p2p_lab.models.stable_diffusion import open_stable_diffusion
 from p2p_lab.models.stable_diffusion_3 import open_stable_diffusion_3
+from p2p_lab.models.stable_diffusion_xl import open_stable_diffusion_xl
 
 _NOT_DIFFUSERS = (
     "{folder} has no model_index.json, so it is not a pipeline in diffusers format. "
@@ -28,8 +30,10 @@ _NOT_DIFFUSERS = (
 )
 
 
-# The pipelines that have a file of their own, by class.
-FAMILIES: dict[str, Callable[[Folder], Denoiser]] = {
+# What opens each pipeline, by its class.
+FAMILIES: dict[str, Callable[[Parts], Denoiser]] = {
+    "StableDiffusionPipeline": open_stable_diffusion,
+    "StableDiffusionXLPipeline": open_stable_diffusion_xl,
     "LDMTextToImagePipeline": open_latent_diffusion,
     "PixArtAlphaPipeline": open_pixart,
     "PixArtSigmaPipeline": open_pixart,
@@ -49,22 +53,13 @@ def open_folder(
         ModelError: If it is none, incomplete, changed on disk or of an unknown kind.
     """
     index = read_json(folder / "model_index.json", missing=_NOT_DIFFUSERS.format(folder=folder))
-    kind = str(index.get("_class_name", ""))
-    stable = kind.startswith(("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
-    if not stable and kind not in FAMILIES:
-        raise ModelError(
-            f"{folder} holds a {kind or 'pipeline without a class name'}. Supported are "
-            "StableDiffusionPipeline (1.x, 2.x), StableDiffusionXLPipeline, "
-            f"{', '.join(FAMILIES)}."
-        )
+    family = family_of(str(index.get("_class_name", "")), str(folder))
     verify(folder)
     card = read_card(folder)
     called = name or card.raw.get("name") or folder.name
     try:
         with _quiet():
-            if not stable:
-                return FAMILIES[kind](Folder(folder, index, card, called, device, dtype))
-            return _assemble(folder, index, device, dtype, name)
+            return family(Folder(folder, index, card, called, device, dtype))
     except ModelError:
         raise
     except Exception as error:
@@ -73,65 +68,17 @@ def open_folder(
         ) from error
 
 
-def _assemble(
-    folder: Path,
-    index: Mapping[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    name: str | None,
-) -> StableDiffusion:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+def family_of(kind: str, where: str) -> Callable[[Parts], Denoiser]:
+    """Return what opens a pipeline of this class.
 
-    card = read_card(folder)
-    xl = str(index["_class_name"]).startswith("StableDiffusionXL")
-    parts: dict[str, Any] = {
-        "unet": open_part(UNet2DConditionModel, folder / "unet", dtype),
-        "vae": open_part(AutoencoderKL, folder / "vae", dtype),
-        "text_encoder": open_part(CLIPTextModel, folder / "text_encoder", dtype),
-        "tokenizer": open_tokenizer(folder / "tokenizer"),
-    }
-    if xl:
-        kind = CLIPTextModelWithProjection
-        parts["text_encoder_2"] = open_part(kind, folder / "text_encoder_2", dtype)
-        parts["tokenizer_2"] = open_tokenizer(folder / "tokenizer_2")
-    return _put_together(
-        parts,
-        read_json(folder / "scheduler" / "scheduler_config.json"),
-        name=name or card.raw.get("name") or folder.name,
-        card=card,
-        device=device,
-        blank_is_zero=bool(index.get("force_zeros_for_empty_prompt", True)),
-    )
-
-
-def _put_together(
-    parts: dict[str, Any],
-    scheduler_config: Mapping[str, Any],
-    *,
-    name: str,
-    card: ModelCard,
-    device: torch.device,
-    blank_is_zero: bool,
-) -> StableDiffusion:
-    """Move the networks to the device and put them behind one face."""
-    for part in parts.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False).to(device)
-    xl = "text_encoder_2" in parts
-    unet = parts.pop("unet")
-    common: dict[str, Any] = {
-        "name": name,
-        "module": unet,
-        "scheduler_config": scheduler_config,
-        "defaults": _defaults(unet, parts["vae"], card, xl),
-        "card": card,
-        **parts,
-    }
-    return (
-        StableDiffusionXL(**common, blank_is_zero=blank_is_zero)
-        if xl
-        else StableDiffusion(**common)
+    Raises:
+        ModelError: If it is not supported.
+    """
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    raise ModelError(
+        f"{where} holds a {kind or 'pipeline without a class name'}. Supported are "
+        f"{', '.join(FAMILIES)}."
     )
 
 
@@ -140,34 +87,28 @@ def open_file(
     config: str | os.PathLike[str] | None,
     device: torch.device,
     dtype: torch.dtype,
-) -> StableDiffusion:
+) -> Denoiser:
     """Open a single-file checkpoint; `config` is a folder of the same architecture.
 
     Raises:
         ModelError: If it cannot be opened.
     """
     with _quiet():
-        pipe, xl = open_single_file(path, config, dtype)
-    names = ["unet", "vae", "text_encoder", "tokenizer"]
-    names += ["text_encoder_2", "tokenizer_2"] if xl else []
-    return _put_together(
-        {name: getattr(pipe, name) for name in names},
-        dict(pipe.scheduler.config),
-        name=path.stem,
-        card=ModelCard(),
-        device=device,
-        blank_is_zero=bool(getattr(pipe.config, "force_zeros_for_empty_prompt", True)),
-    )
+        pipe, _ = open_single_file(path, config, dtype)
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    for part in parts:
+        part.eval().requires_grad_(False).to(device)
+    return open_pipe(pipe, path.stem)
 
 
-def _defaults(unet: Any, vae: Any, card: ModelCard, xl: bool) -> Defaults:
-    sample = unet.config.sample_size
-    h, w = (sample, sample) if isinstance(sample, int) else sample
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    usual = {"steps": 50, "guidance_scale": 5.0 if xl else 7.5}
-    small = {"steps": 20, "guidance_scale": 3.0} if card.raw else {}  # a model of this package
-    chosen = {**usual, **small, **card.raw.get("defaults", {})}
-    return Defaults(h * scale, w * scale, int(chosen["steps"]), float(chosen["guidance_scale"]))
+def open_pipe(pipe: Any, name: str | None = None) -> Denoiser:
+    """Open a pipeline that is in memory, as it is.
+
+    Raises:
+        ModelError: If it is of an unknown kind, or set up as cannot be steered.
+    """
+    parts = Pipe(pipe, name)
+    return family_of(parts.kind, parts.where)(parts)
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """The parts of a pipeline folder, opened one by one: networks, tokenizers, settings.
 
-Only safetensors are read, and no code that comes with a model is run. This file knows file layouts
-and nothing of what the parts are for.
+Only safetensors are read, and no code that comes with a model is run. Each part is opened by the
+class that the pipeline's index names, or refused. This file knows file layouts and nothing of what
+the parts are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,9 +20,78 @@ from p2p_lab.models.denoiser import Defaults, ModelCard
 from p2p_lab.models.errors import REINSTALL, ModelError
 
 
+class Parts(Protocol):
+    """Describe where a family finds its networks, tokenizers and settings."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the package knows of the model beside its weights."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the pipeline's class."""
+
+    @property
+    def where(self) -> str:
+        """What to call the pipeline in an error."""
+
+    def said(self, part: str) -> str | None:
+        """Name of a part's class, or None if the pipeline goes without it."""
+
+    def network(self, part: str, *kinds: Any) -> Any:
+        """Return a network of one of these classes."""
+
+    def tokenizer(self, part: str, kind: Any, length: int | None = None) -> Any:
+        """Return a tokenizer of this class; `length` is how many tokens the model reads."""
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Return a scheduler's settings."""
+
+    def option(self, name: str, default: Any) -> Any:
+        """Return a setting of the pipeline itself."""
+
+    def defaults(self, height: int, width: int, steps: int, guidance_scale: float) -> Defaults:
+        """Return the settings that the model works best with: the card's, or those given."""
+
+
+def check_part(parts: Parts, part: str, kinds: Iterable[str]) -> None:
+    """Raise if a pipeline goes without a part, or has one of another class.
+
+    Raises:
+        ModelError: If it does.
+    """
+    said, known = parts.said(part), list(kinds)
+    if said is None:
+        raise ModelError(
+            f"{parts.where} is a {parts.kind} without its part {part!r}. "
+            "Take a version of the model that has it."
+        )
+    if said not in known:
+        raise ModelError(
+            f"The part {part!r} of {parts.where} is a {said}, and only a {known[0]} is "
+            "supported there."
+        )
+
+
+def tokenizer_names(kind: Any) -> list[str]:
+    """List the names under which a tokenizer's class is saved: with and without "Fast"."""
+    plain = kind.__name__.removesuffix("Fast")
+    return [plain, f"{plain}Fast"]
+
+
+def chosen(card: ModelCard, *usual: float) -> Defaults:
+    """Return a model's defaults (height, width, steps, guidance): its card's, or the usual."""
+    names = ("height", "width", "steps", "guidance_scale")
+    return Defaults(**{**dict(zip(names, usual, strict=True)), **card.raw.get("defaults", {})})
+
+
 @dataclass(frozen=True)
 class Folder:
-    """Hold where a pipeline's parts lie and how they are to be opened.
+    """A saved pipeline: where its parts lie and how they are to be opened.
 
     Attributes:
         path: The folder with `model_index.json`.
@@ -38,66 +109,117 @@ class Folder:
     device: torch.device
     dtype: torch.dtype
 
-    def network(self, part: str, cls: Any) -> Any:
-        """Open a network, frozen and on its device.
+    @property
+    def kind(self) -> str:
+        """Name of the pipeline's class."""
+        return str(self.index.get("_class_name"))
+
+    @property
+    def where(self) -> str:
+        """The folder, as errors name it."""
+        return str(self.path)
+
+    def said(self, part: str) -> str | None:
+        """Name of a part's class in the index, or None if the pipeline goes without it."""
+        said: str | None = (self.index.get(part) or [None, None])[1]
+        return said
+
+    def network(self, part: str, *kinds: Any) -> Any:
+        """Open a network, frozen and on its device; the first of `kinds` is what it becomes.
 
         Raises:
             ModelError: If it is missing, of another class, or not in safetensors.
         """
-        said = (self.index.get(part) or [None, None])[1]
-        if said is None:
-            raise ModelError(
-                f"{self.path} is a {self.index.get('_class_name')} without its part {part!r}. "
-                "Take a version of the model that has it."
-            )
-        if said != cls.__name__:
-            raise ModelError(
-                f"The part {part!r} of {self.path} is a {said}, and only a {cls.__name__} is "
-                "supported there."
-            )
-        network = open_part(cls, self.path / part, self.dtype)
+        check_part(self, part, [kind.__name__ for kind in kinds])
+        network = open_part(kinds[0], self.path / part, self.dtype)
         return network.eval().requires_grad_(False).to(self.device)
 
-    def tokenizer(self, part: str, cls: Any, length: int | None = None) -> Any:
+    def tokenizer(self, part: str, kind: Any, length: int | None = None) -> Any:
         """Open a tokenizer; `length` is how many tokens the model reads, if that is less."""
-        tokenizer = open_tokenizer(self.path / part, cls)
+        check_part(self, part, tokenizer_names(kind))
+        tokenizer = open_tokenizer(self.path / part, kind)
         if length is not None:
             tokenizer.model_max_length = min(length, int(tokenizer.model_max_length))
         return tokenizer
 
-    def scheduler(self) -> dict[str, Any]:
-        """Read the scheduler's settings."""
-        return read_json(self.path / "scheduler" / "scheduler_config.json")
+    def settings(self, part: str) -> dict[str, Any]:
+        """Read a scheduler's settings."""
+        return read_json(self.path / part / "scheduler_config.json")
+
+    def option(self, name: str, default: Any) -> Any:
+        """Return a setting of the pipeline itself."""
+        return self.index.get(name, default)
 
     def defaults(self, height: int, width: int, steps: int, guidance_scale: float) -> Defaults:
-        """Tell the settings that the model works best with: the card's, or those given."""
-        usual = {"height": height, "width": width, "steps": steps, "guidance_scale": guidance_scale}
-        return Defaults(**{**usual, **self.card.raw.get("defaults", {})})
+        """Return the settings that the model works best with: the card's, or those given."""
+        return chosen(self.card, height, width, steps, guidance_scale)
 
 
 def open_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Open one network of a pipeline from safetensors, ready for inference."""
+    """Open one network of a pipeline from safetensors, ready for inference.
+
+    Raises:
+        ModelError: If it has no such file, or the file is not whole or not this network's.
+    """
     if not folder.is_dir():
         raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
-    files = [path.name for path in folder.glob("*.safetensors")]
-    if not files:
+    variant = variant_of(path.name for path in folder.glob("*.safetensors"))
+    if variant is None:
         raise ModelError(
             f"{folder} has no .safetensors file. Other formats can run code when they are opened "
             "and are not read; convert the model, or take a version with safetensors."
         )
-    half_only = all(".fp16." in name for name in files)
-    options: dict[str, Any] = {"variant": "fp16"} if half_only else {}
-    return cls.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **options
+    options: dict[str, Any] = {"variant": variant} if variant else {}
+    network, found = cls.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        torch_dtype=dtype,
+        output_loading_info=True,
+        **options,
     )
+    _check_whole(found, folder)
+    return network
 
 
-def open_tokenizer(folder: Path, kind: Any = None) -> Any:
-    """Open a tokenizer that tells character offsets; CLIP's if no class is given."""
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(\w+?))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors"
+)
+_FIRST = ("", "fp16", "bf16")  # the plain file is whole; then what is known; "non_ema" if alone
+
+
+def variant_of(names: Iterable[str], *, first: str = "") -> str | None:
+    """Choose among a network's files: "" for plain ones, "fp16", "bf16", …; None for no file.
+
+    Args:
+        names: The files' names, sharded or not.
+        first: The variant to prefer where it is there.
+    """
+    matches = (_WEIGHTS.fullmatch(name) for name in names)
+    variants = {match[1] or match[2] or "" for match in matches if match is not None}
+    order = (first, *_FIRST, *sorted(variants))
+    return next((variant for variant in order if variant in variants), None)
+
+
+def _check_whole(found: Mapping[str, Any], folder: Path) -> None:
+    """Raise if weights were missing, left over or of other shapes than the network's."""
+    for what, key in (
+        ("lack", "missing_keys"),
+        ("hold more than the network has:", "unexpected_keys"),
+        ("have other shapes than the network for", "mismatched_keys"),
+    ):
+        # CLIP's old files list the positions 0, 1, 2, …, which are no weights.
+        names = sorted(str(k) for k in found.get(key, ()) if not str(k).endswith("position_ids"))
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"The weights in {folder} {what} {names[0]}{others}, so the model would not be the "
+                f"one that was saved. {REINSTALL}"
+            )
+
+
+def open_tokenizer(folder: Path, kind: Any) -> Any:
+    """Open a tokenizer that tells character offsets."""
     if not folder.is_dir():
         raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
-    if kind is None:
-        from transformers import CLIPTokenizerFast
-
-        kind = CLIPTokenizerFast
     return kind.from_pretrained(folder, local_files_only=True)

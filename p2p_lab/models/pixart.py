@@ -8,14 +8,14 @@ a softmax here, so the method applies as published. Padding is hidden from the i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Conditioning
-from p2p_lab.models.parts import Folder
+from p2p_lab.models.parts import Parts
+from p2p_lab.models.scheduling import is_distilled, noise_settings
 from p2p_lab.models.stable_diffusion import StableDiffusion
 from p2p_lab.models.t5 import plain_prompt, t5_states, token_mask
 from p2p_lab.tokens import Prompt
@@ -23,7 +23,7 @@ from p2p_lab.tokens import Prompt
 _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # what the text is padded to
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PixArt(StableDiffusion):
     """Hold the parts of a PixArt pipeline.
 
@@ -49,9 +49,9 @@ class PixArt(StableDiffusion):
 
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt for a picture of `size`: hidden states (1, L, D) and a mask (1, L)."""
-        states = t5_states(self.text_encoder, prompt, self.device, masked=True)
+        states = t5_states(self.text_encoder, prompt, masked=True)
         mask = token_mask(prompt, self.device)
-        return Conditioning(states.to(self.dtype), sizes=self._sizes(size), mask=mask)
+        return Conditioning(states.to(self.device, self.dtype), sizes=self._sizes(size), mask=mask)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Tell (C, h, w) of the latents of a picture of `size` (H, W).
@@ -89,33 +89,29 @@ class PixArt(StableDiffusion):
         return torch.tensor(numbers).to(self.device, self.dtype)  # (1, 3)
 
 
-def open_pixart(folder: Folder) -> PixArt:
+def open_pixart(parts: Parts) -> PixArt:
     """Open a saved `PixArtAlphaPipeline` or `PixArtSigmaPipeline`.
 
     Raises:
         ModelError: If a part is missing or of another class.
     """
-    from diffusers import AutoencoderKL, PixArtTransformer2DModel
+    from diffusers import AutoencoderKL, PixArtTransformer2DModel, Transformer2DModel
     from transformers import T5EncoderModel, T5TokenizerFast
 
-    kind = str(folder.index["_class_name"])
     # Published α folders still name the class that this one was split from.
-    named: Any = {**folder.index, "transformer": ["diffusers", "PixArtTransformer2DModel"]}
-    legacy = (folder.index.get("transformer") or [None, None])[1] == "Transformer2DModel"
-    module = (replace(folder, index=named) if legacy else folder).network(
-        "transformer", PixArtTransformer2DModel
-    )
-    vae = folder.network("vae", AutoencoderKL)
+    kinds = PixArtTransformer2DModel, Transformer2DModel
+    module, vae = parts.network("transformer", *kinds), parts.network("vae", AutoencoderKL)
     side = module.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+    config = noise_settings(parts.settings("scheduler"), "latents")
+    steps, scale = (4, 1.0) if is_distilled(config) else (20, 4.5)
     return PixArt(
-        name=folder.name,
+        name=parts.name,
         module=module,
         vae=vae,
-        text_encoder=folder.network("text_encoder", T5EncoderModel),
-        tokenizer=folder.tokenizer("tokenizer", T5TokenizerFast, _TOKENS[kind]),
-        # Latents are not confined to ±1, which DDIM's settings assume unless they say so.
-        scheduler_config={"clip_sample": False, **folder.scheduler()},
-        defaults=folder.defaults(side, side, 20, 4.5),
-        card=folder.card,
-        knows_size=kind == "PixArtAlphaPipeline" and module.config.sample_size == 128,
+        text_encoder=parts.network("text_encoder", T5EncoderModel),
+        tokenizer=parts.tokenizer("tokenizer", T5TokenizerFast, _TOKENS[parts.kind]),
+        scheduler_config=config,
+        defaults=parts.defaults(side, side, steps, scale),
+        card=parts.card,
+        knows_size=parts.kind == "PixArtAlphaPipeline" and module.config.sample_size == 128,
     )

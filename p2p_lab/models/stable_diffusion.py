@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL behind the `Denoiser` face.
+"""Stable Diffusion 1.x and 2.x behind the `Denoiser` face.
 
     z_t --U-Net(z_t, t, text)--> noise or velocity,    image = decoder(z_0 / scaling)
 
@@ -9,7 +9,7 @@ theirs bit for bit. This file knows nothing of edits, windows or attention maps.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
+from p2p_lab.models.parts import Parts
+from p2p_lab.models.placement import describe, device_of, dtype_of
+from p2p_lab.models.scheduling import is_distilled, noise_settings
+from p2p_lab.models.supported import check_unet
 from p2p_lab.models.vocabulary import warn_of_unknown_words
 from p2p_lab.tokens import Prompt
 
+_LATENTS = 64  # the side of a U-Net's latents where its settings name none
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class StableDiffusion:
     """Hold the parts of a Stable Diffusion pipeline: SD 1.x, 2.x, and the bundled models.
 
@@ -46,6 +52,10 @@ class StableDiffusion:
     card: ModelCard = field(default_factory=ModelCard)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
+    def __repr__(self) -> str:
+        """Say what the model is in one line, without its weights."""
+        return describe(self)
+
     @property
     def prediction(self) -> Prediction:
         """Tell what the U-Net predicts: noise, velocity or the clean latents."""
@@ -54,13 +64,13 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        """Tell where the weights are."""
-        return next(self.module.parameters()).device
+        """Tell where the denoiser computes."""
+        return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
         """Tell the weights' precision."""
-        return next(self.module.parameters()).dtype
+        return dtype_of(self.module)
 
     @property
     def scale(self) -> int:
@@ -81,10 +91,10 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the last hidden states of the text encoder, (1, L, D)."""
-        ids = torch.tensor([prompt.ids], device=self.device)  # (1, L)
-        mask = self._text_mask(prompt) if self._uses_mask() else None
+        ids = torch.tensor([prompt.ids], device=device_of(self.text_encoder))  # (1, L)
+        mask = self._text_mask(prompt).to(ids) if self._uses_mask() else None
         hidden = self.text_encoder(ids, attention_mask=mask)[0]
-        return Conditioning(hidden.to(self.dtype))
+        return Conditioning(hidden.to(self.device, self.dtype))
 
     def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
         """Encode the negative prompt, (1, L, D)."""
@@ -122,19 +132,19 @@ class StableDiffusion:
         In half precision some autoencoders overflow and would give a black picture; theirs is done
         in float32.
         """
-        z = self._unscale(latents)
-        images = self._decode_in(z, self._decode_dtype())
-        if not torch.isfinite(images).all():
-            images = self._decode_in(z, torch.float32)
+        z = self._unscale(latents).to(device_of(self.vae))
+        images = self._in_enough(self._decode_in, z).to(latents.device)
         return (images * 0.5 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Turn pictures (B, 3, H, W) in [0, 1] into latents: the mean, without noise."""
-        x = (images * 2 - 1).to(self.device, self._decode_dtype())
-        with _as_dtype(self.vae, x.dtype):
-            mean = self.vae.encode(x).latent_dist.mean
-        return self._rescale(mean).to(self.dtype)
+        """Turn pictures (B, 3, H, W) in [0, 1] into latents: the mean, without noise.
+
+        What overflows in half precision is done in float32, as in decoding.
+        """
+        x = (images * 2 - 1).to(device_of(self.vae))
+        mean = self._in_enough(self._encode_in, x)
+        return self._rescale(mean).to(self.device, self.dtype)
 
     @property
     def _config(self) -> Any:
@@ -157,18 +167,27 @@ class StableDiffusion:
         text = self.tokenizer(
             prompt.text, padding="max_length", max_length=len(prompt.ids), return_tensors="pt"
         )
-        mask: Tensor = text.attention_mask.to(self.device)
+        mask: Tensor = text.attention_mask
         return mask
 
-    def _decode_dtype(self) -> torch.dtype:
+    def _in_enough(self, run: Callable[[Tensor, torch.dtype], Tensor], x: Tensor) -> Tensor:
+        """Run a half of the autoencoder in its own precision; in float32 if that overflows."""
         upcast = bool(getattr(self.vae.config, "force_upcast", False))
-        weights: torch.dtype = self.vae.dtype
-        return torch.float32 if upcast and weights == torch.float16 else weights
+        own: torch.dtype = self.vae.dtype
+        dtype = torch.float32 if upcast and own == torch.float16 else own
+        output = run(x, dtype)
+        enough = dtype.itemsize >= 4 or bool(torch.isfinite(output).all())
+        return output if enough else run(x, torch.float32)
 
     def _decode_in(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         with _as_dtype(self.vae, dtype):
             images: Tensor = self.vae.decode(z.to(dtype), return_dict=False)[0]
         return images if images.dtype == torch.float64 else images.float()
+
+    def _encode_in(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        with _as_dtype(self.vae, dtype):
+            mean: Tensor = self.vae.encode(x.to(dtype)).latent_dist.mean
+        return mean
 
     def _unscale(self, latents: Tensor) -> Tensor:
         mean, std = _statistics(self.vae, latents)
@@ -181,57 +200,6 @@ class StableDiffusion:
         if mean is not None and std is not None:
             return (z - mean) * self._scaling / std
         return z * self._scaling
-
-
-@dataclass(eq=False)
-class StableDiffusionXL(StableDiffusion):
-    """Hold the parts of an SDXL pipeline: two text encoders, a pooled vector and size ids.
-
-    Args:
-        text_encoder_2: The `CLIPTextModelWithProjection`.
-        tokenizer_2: Its tokenizer.
-        blank_is_zero: Encode an empty negative prompt as zeros, as the pipeline's setting
-            `force_zeros_for_empty_prompt` asks.
-    """
-
-    text_encoder_2: Any = None
-    tokenizer_2: Any = None
-    blank_is_zero: bool = True
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
-        """Encode a prompt with both encoders: penultimate states side by side, (1, L, D1 + D2)."""
-        states, pooled = [], None
-        for tokenizer, encoder in self._encoders():
-            text = tokenizer(
-                prompt.text,
-                padding="max_length",
-                max_length=len(prompt.ids),
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(text.input_ids.to(self.device), output_hidden_states=True)
-            pooled = output[0]
-            states.append(output.hidden_states[-2])
-        assert pooled is not None
-        tokens = torch.cat(states, dim=-1)
-        sizes = torch.tensor([[*size, 0, 0, *size]], device=self.device, dtype=self.dtype)
-        return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype), sizes)
-
-    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
-        """Encode the negative prompt; an empty one as zeros where the pipeline asks for that."""
-        conditioning = self.encode_prompt(self.prompt(text), size)
-        if text or not self.blank_is_zero or conditioning.pooled is None:
-            return conditioning
-        return Conditioning(
-            torch.zeros_like(conditioning.tokens),
-            torch.zeros_like(conditioning.pooled),
-            conditioning.sizes,
-        )
-
-    def _encoders(self) -> list[tuple[Any, Any]]:
-        pairs = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
-        return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
 
 
 def _fit(n: Any, scale: int) -> int:
@@ -264,3 +232,43 @@ class _as_dtype:  # noqa: N801 - reads as a statement: `with _as_dtype(vae, dtyp
     def __exit__(self, *_: object) -> None:
         if self.dtype != self.before:
             self.module.to(self.before)
+
+
+def open_stable_diffusion(parts: Parts) -> StableDiffusion:
+    """Open a `StableDiffusionPipeline`.
+
+    Raises:
+        ModelError: If a part is missing, of another class, or made for another task.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizerFast
+
+    unet, vae = parts.network("unet", UNet2DConditionModel), parts.network("vae", AutoencoderKL)
+    encoder = parts.network("text_encoder", CLIPTextModel)
+    channels, width = vae.config.latent_channels, encoder.config.hidden_size
+    check_unet(unet.config, parts.where, channels=channels, width=width)
+    config = noise_settings(parts.settings("scheduler"), "stable")
+    return StableDiffusion(
+        name=parts.name,
+        module=unet,
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=parts.tokenizer("tokenizer", CLIPTokenizerFast),
+        scheduler_config=config,
+        defaults=usual_defaults(parts, unet, vae, config, 50, 7.5),
+        card=parts.card,
+    )
+
+
+def usual_defaults(
+    parts: Parts, unet: Any, vae: Any, config: Mapping[str, Any], steps: int, scale: float
+) -> Defaults:
+    """Return a U-Net's defaults: its picture size, and few steps where it was distilled to them."""
+    sample = unet.config.sample_size or _LATENTS
+    h, w = (sample, sample) if isinstance(sample, int) else sample
+    pixels = 2 ** (len(vae.config.block_out_channels) - 1)
+    if parts.card.raw:  # a model of this package
+        steps, scale = 20, 3.0
+    elif is_distilled(config):
+        steps, scale = 4, 1.0
+    return parts.defaults(h * pixels, w * pixels, steps, scale)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from p2p_lab.models.denoiser import Conditioning
 from p2p_lab.models.flow_model import PATCH, FlowModel
-from p2p_lab.models.parts import Folder
+from p2p_lab.models.parts import Parts
+from p2p_lab.models.placement import device_of
+from p2p_lab.models.scheduling import flow_settings
 from p2p_lab.models.t5 import t5_states
 from p2p_lab.models.vocabulary import warn_of_unknown_words
 from p2p_lab.tokens import Prompt
@@ -25,7 +27,7 @@ from p2p_lab.tokens import Prompt
 _TOKENS = 256  # of the T5, as the pipeline pads it
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StableDiffusion3(FlowModel):
     """Hold the parts of an SD3 pipeline.
 
@@ -56,10 +58,11 @@ class StableDiffusion3(FlowModel):
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the CLIPs' tokens, then the T5's, (1, L, D), and a vector (1, P)."""
         clip, pooled = self._clips(prompt)
-        states = t5_states(self.text_encoder_3, prompt.parts[1], self.device, masked=False)
+        states = t5_states(self.text_encoder_3, prompt.parts[1], masked=False)
+        states = states.to(self.device, self.dtype)
         clip = F.pad(clip, (0, states.shape[-1] - clip.shape[-1]))  # (1, L1, D)
-        tokens = torch.cat([clip, states.to(clip)], dim=1)  # (1, L1 + L2, D)
-        return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype))
+        tokens = torch.cat([clip, states], dim=1)  # (1, L1 + L2, D)
+        return Conditioning(tokens, pooled)
 
     def _clips(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Return both CLIPs' penultimate states and pooled vectors, each side by side."""
@@ -73,9 +76,9 @@ class StableDiffusion3(FlowModel):
                 truncation=True,
                 return_tensors="pt",
             )
-            output = encoder(text.input_ids.to(self.device), output_hidden_states=True)
-            states.append(output.hidden_states[-2])
-            pooled.append(output[0])
+            output = encoder(text.input_ids.to(device_of(encoder)), output_hidden_states=True)
+            states.append(output.hidden_states[-2].to(self.device, self.dtype))
+            pooled.append(output[0].to(self.device, self.dtype))
         return torch.cat(states, dim=-1), torch.cat(pooled, dim=-1)
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -90,7 +93,7 @@ class StableDiffusion3(FlowModel):
         return output
 
 
-def open_stable_diffusion_3(folder: Folder) -> StableDiffusion3:
+def open_stable_diffusion_3(parts: Parts) -> StableDiffusion3:
     """Open a saved `StableDiffusion3Pipeline` with all its text encoders.
 
     Raises:
@@ -104,20 +107,20 @@ def open_stable_diffusion_3(folder: Folder) -> StableDiffusion3:
         T5TokenizerFast,
     )
 
-    module = folder.network("transformer", SD3Transformer2DModel)
-    vae = folder.network("vae", AutoencoderKL)
+    module = parts.network("transformer", SD3Transformer2DModel)
+    vae = parts.network("vae", AutoencoderKL)
     side = module.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
     return StableDiffusion3(
-        name=folder.name,
+        name=parts.name,
         module=module,
         vae=vae,
-        text_encoder=folder.network("text_encoder", CLIPTextModelWithProjection),
-        text_encoder_2=folder.network("text_encoder_2", CLIPTextModelWithProjection),
-        text_encoder_3=folder.network("text_encoder_3", T5EncoderModel),
-        tokenizer=folder.tokenizer("tokenizer", CLIPTokenizerFast),
-        tokenizer_2=folder.tokenizer("tokenizer_2", CLIPTokenizerFast),
-        tokenizer_3=folder.tokenizer("tokenizer_3", T5TokenizerFast, _TOKENS),
-        scheduler_config={**folder.scheduler(), "patch": PATCH},
-        defaults=folder.defaults(side, side, 28, 7.0),
-        card=folder.card,
+        text_encoder=parts.network("text_encoder", CLIPTextModelWithProjection),
+        text_encoder_2=parts.network("text_encoder_2", CLIPTextModelWithProjection),
+        text_encoder_3=parts.network("text_encoder_3", T5EncoderModel),
+        tokenizer=parts.tokenizer("tokenizer", CLIPTokenizerFast),
+        tokenizer_2=parts.tokenizer("tokenizer_2", CLIPTokenizerFast),
+        tokenizer_3=parts.tokenizer("tokenizer_3", T5TokenizerFast, _TOKENS),
+        scheduler_config={**flow_settings(parts.settings("scheduler")), "patch": PATCH},
+        defaults=parts.defaults(side, side, 28, 7.0),
+        card=parts.card,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from p2p_lab.models.placement import device_of
 from p2p_lab.tokens import Prompt
 
 
@@ -25,15 +26,15 @@ def token_mask(prompt: Prompt, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def t5_states(encoder: Any, prompt: Prompt, device: torch.device, *, masked: bool) -> Tensor:
+def t5_states(encoder: Any, prompt: Prompt, *, masked: bool) -> Tensor:
     """Return a T5's last hidden states, (1, L, D).
 
     Args:
         encoder: The `T5EncoderModel`.
         prompt: What to read.
-        device: Where the encoder is.
         masked: Hide the padding from the text; SD3 and Flux do not.
     """
+    device = device_of(encoder)
     ids = torch.tensor([prompt.ids], device=device)  # (1, L)
     mask = token_mask(prompt, device) if masked else None
     states: Tensor = encoder(ids, attention_mask=mask)[0]

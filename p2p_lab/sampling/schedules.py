@@ -140,8 +140,11 @@ class Euler:
         """
         if noise is not None:
             raise ValueError("Noise maps need the DDIM sampler; use sampler='ddim'.")
-        clean = self.clean(latents, noise_pred, step)
-        return euler_step(latents, clean, self.sigmas[step], self.sigmas[step + 1])
+        # Half precision overflows where a schedule ends at pure noise: σ is 4096 there.
+        wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        clean = self.clean(wide, noise_pred, step)
+        new = euler_step(wide, clean, self.sigmas[step], self.sigmas[step + 1])
+        return new.to(latents.dtype)
 
     def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
         """Estimate the clean latents from the present ones."""
@@ -188,7 +191,14 @@ def make_schedule(
     config = {name: value for name, value in config.items() if name != "space"}
     make: dict[str, Callable[[Mapping[str, Any], int], Schedule]]
     make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}
-    return make[sampler](config, steps)
+    try:
+        return make[sampler](config, steps)
+    except (ValueError, NotImplementedError, ImportError, IndexError) as error:
+        raise ValueError(
+            f"steps={steps} with sampler={sampler!r} is not possible with this model's scheduler "
+            f"settings: {str(error).strip() or type(error).__name__} Try other steps or another "
+            "sampler."
+        ) from error
 
 
 def _ddim(config: Mapping[str, Any], steps: int) -> Ddim:
@@ -196,6 +206,12 @@ def _ddim(config: Mapping[str, Any], steps: int) -> Ddim:
 
     scheduler = DDIMScheduler.from_config(dict(config))
     scheduler.set_timesteps(steps)
+    if int(scheduler.timesteps.max()) >= scheduler.config.num_train_timesteps:
+        raise ValueError(
+            f"its table of {steps} steps begins at time {int(scheduler.timesteps.max())}, and the "
+            f"model was trained on times up to {scheduler.config.num_train_timesteps - 1} "
+            f"(steps_offset={scheduler.config.steps_offset}); take fewer steps."
+        )
     stride = scheduler.config.num_train_timesteps // steps
     levels = scheduler.alphas_cumprod
     after = [int(t) - stride for t in scheduler.timesteps]

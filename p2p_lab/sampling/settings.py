@@ -60,7 +60,7 @@ def check_guidance(scale: float) -> float:
     """
     if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 1:
         raise ValueError(
-            f"guidance_scale={scale!r} is not possible: give a number from 1 (no guidance) on. "
-            "3 to 10 are usual."
+            f"guidance_scale={scale!r} is not possible: give a number from 1 on "
+            "(no guidance, which is 0 in diffusers). 3 to 10 are usual."
         )
     return scale
