@@ -18,6 +18,7 @@ from diffusers.utils.dummy_pt_objects import DummyObject
 from torch import Tensor
 
 from p2p_lab.models import ModelError, load
+from p2p_lab.models.parts import variant_of
 from p2p_lab.models.scheduling import BETAS, noise_settings
 from p2p_lab.sampling import generate, make_schedule, noise_of
 from tests.conftest import scheduler
@@ -266,3 +267,66 @@ def test_a_part_is_opened_by_the_class_that_the_index_names_or_refused(
     change(folder / "model_index.json", **{part: named})
     with pytest.raises(ModelError, match=said):
         load(folder, "cpu")
+
+
+def test_a_pipeline_in_memory_is_taken_as_it_is(sd32: Any, sd_folder: Path) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd_folder, local_files_only=True)
+    processors = dict(pipe.unet.attn_processors)
+    model = load(pipe)
+    assert model.module is pipe.unet and model.tokenizer is pipe.tokenizer
+    assert torch.equal(ours(model), ours(sd32))
+    pipe.unet.conv_in.weight.data.mul_(1.1)  # what is done to it afterwards is seen
+    assert not torch.equal(ours(model), ours(sd32))
+    assert pipe.unet.attn_processors == processors
+    with pytest.raises(ModelError, match="taken as it is.*load\\(pipe.to"):
+        load(pipe, "cpu")
+
+
+def test_an_offloaded_pipeline_draws_the_same_picture(sd32: Any, sd_folder: Path) -> None:
+    from accelerate import cpu_offload
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd_folder, local_files_only=True)
+    for part in (pipe.unet, pipe.text_encoder):
+        cpu_offload(part, execution_device="cpu")
+    model = load(pipe)
+    assert next(model.module.parameters()).is_meta and model.device.type == "cpu"
+    assert torch.equal(ours(model), ours(sd32))
+
+
+def test_a_model_is_one_line_for_a_notebook(sd32: Any) -> None:
+    said = repr(sd32)
+    assert "\n" not in said and len(said) < 160
+    assert "StableDiffusion(" in said and "32×32" in said and "float32 on cpu" in said
+
+
+def test_an_autoencoder_that_overflows_while_encoding_is_run_in_float32(
+    sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = load(sd_folder, "cpu", torch.float16)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wide = load(sd_folder, "cpu").encode(image)
+    encode = model.vae.encode
+
+    def overflow(x: Any) -> Any:
+        output = encode(x)
+        if x.dtype == torch.float16:
+            output.latent_dist.mean.mul_(torch.inf)
+        return output
+
+    monkeypatch.setattr(model.vae, "encode", overflow)
+    assert torch.allclose(model.encode(image).float(), wide, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [
+        (["model.safetensors", "model.fp16.safetensors"], ""),
+        (["model.fp16-00001-of-00002.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], "fp16"),
+        (["diffusion_pytorch_model.bf16.safetensors"], "bf16"),
+        (["diffusion_pytorch_model.non_ema.safetensors"], "non_ema"),
+        (["pytorch_lora_weights.safetensors"], None),
+    ],
+)
+def test_a_parts_files_are_found_in_every_variant(names: list[str], variant: str | None) -> None:
+    assert variant_of(names) == variant

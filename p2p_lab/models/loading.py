@@ -14,7 +14,7 @@ import torch
 
 from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
-from p2p_lab.models.opening import open_file, open_folder
+from p2p_lab.models.opening import open_file, open_folder, open_pipe
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 PREFERRED = ("scenes-128", "scenes-64")
@@ -32,7 +32,7 @@ def list_models() -> list[str]:
 
 
 def load(
-    name_or_path: str | os.PathLike[str] | None = None,
+    name_or_path: str | os.PathLike[str] | Any | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
@@ -43,7 +43,9 @@ def load(
     Args:
         name_or_path: A bundled model's name (`"cascade-64/super"` is a cascade's later stage), a
             folder in diffusers format, a single `.safetensors` checkpoint, or a hub id such as
-            `"stable-diffusion-v1-5/stable-diffusion-v1-5"`. None takes the best bundled model.
+            `"stable-diffusion-v1-5/stable-diffusion-v1-5"`. None takes the best bundled model. A
+            diffusers pipeline in memory is taken as it is, with its adapters and added tokens:
+            nothing is copied or moved.
         device: Where to run; None takes CUDA, then MPS, then the CPU.
         dtype: Precision of the weights; None takes float16 on CUDA for models from elsewhere, and
             float32 otherwise.
@@ -56,6 +58,8 @@ def load(
     Raises:
         ModelError: If the model is not there, incomplete, changed on disk or of an unknown kind.
     """
+    if hasattr(name_or_path, "components"):
+        return _from_memory(name_or_path, device, dtype, config)
     where = _device(device)
     bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
     if bundled is not None:
@@ -69,6 +73,15 @@ def load(
     if path.is_file():
         return open_file(path, config, where, precision)
     return open_folder(_from_hub(str(name_or_path)), where, precision, str(name_or_path))
+
+
+def _from_memory(pipe: Any, *given: Any) -> Denoiser:
+    if any(value is not None for value in given):
+        raise ModelError(
+            "A pipeline in memory is taken as it is, so device, dtype and config do not belong to "
+            "it. Move the pipeline itself: load(pipe.to('cuda'))."
+        )
+    return open_pipe(pipe)
 
 
 def _bundled() -> list[Path]:

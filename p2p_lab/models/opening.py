@@ -96,9 +96,21 @@ def open_file(
     with _quiet():
         pipe, _ = open_single_file(path, config, dtype)
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    _check_filled(parts, path)
     for part in parts:
         part.eval().requires_grad_(False).to(device)
     return open_pipe(pipe, path.stem)
+
+
+def _check_filled(parts: list[torch.nn.Module], path: Path) -> None:
+    """Raise for a weight that the file lacks: diffusers leaves it without storage."""
+    for part in parts:
+        empty = next((name for name, weight in part.named_parameters() if weight.is_meta), None)
+        if empty is not None:
+            raise ModelError(
+                f"{path.name} lacks the weight {empty} of its {type(part).__name__}, so it is "
+                "incomplete, a LoRA, or of another architecture than config. Take the whole model."
+            )
 
 
 def open_pipe(pipe: Any, name: str | None = None) -> Denoiser:

@@ -218,8 +218,12 @@ def _check_whole(found: Mapping[str, Any], folder: Path) -> None:
             )
 
 
-def open_tokenizer(folder: Path, kind: Any) -> Any:
-    """Open a tokenizer that tells character offsets."""
+def open_tokenizer(folder: Path, kind: Any = None) -> Any:
+    """Open a tokenizer that tells character offsets; CLIP's if no class is given."""
     if not folder.is_dir():
         raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
+    if kind is None:
+        from transformers import CLIPTokenizerFast
+
+        kind = CLIPTokenizerFast
     return kind.from_pretrained(folder, local_files_only=True)
