@@ -137,25 +137,38 @@ def test_every_pinned_release_takes_every_python_that_is_claimed(python: str) ->
         assert needs is None or f"{python}.0" in SpecifierSet(needs), f"{name}=={pin}: {needs}"
 
 
+def resolve(*words: str) -> str:
+    """Return what uv resolves; skip where it is missing or no index can be reached."""
+    tool = shutil.which("uv", path=str(Path(sys.executable).parent))
+    if tool is None:
+        pytest.skip("uv is missing, so nothing was resolved: run `make setup-dev`")
+    said = subprocess.run(
+        [tool, "pip", "compile", "--quiet", *words, f"--python={sys.executable}", "pyproject.toml"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if re.search("dns error|[Cc]onnect|timed out", said.stderr):
+        pytest.skip(f"The package index cannot be reached: {said.stderr[-200:]}")
+    assert said.returncode == 0, said.stderr[-2000:]
+    return said.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python", claimed())
 def test_requirements_and_constraints_can_be_resolved_for_every_python_that_is_claimed(
     python: str,
 ) -> None:
     """A resolver is asked for each Python, so that none but this one needs to be there."""
-    tool = shutil.which("uv", path=str(Path(sys.executable).parent))
-    if tool is None:
-        pytest.skip("uv is missing, so nothing was resolved: run `make setup-dev`")
     extras = [f"--extra={name}" for name in project()["optional-dependencies"]]
-    said = subprocess.run(
-        [tool, "pip", "compile", "--quiet", "--python-version", f"{python}.0", *extras,
-         "--constraints=constraints.txt", f"--python={sys.executable}", "pyproject.toml"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    if re.search("dns error|[Cc]onnect|timed out", said.stderr):
-        pytest.skip(f"The package index cannot be reached: {said.stderr[-200:]}")
-    assert said.returncode == 0, said.stderr[-2000:]
-    assert f"torch=={pinned()['torch']}" in said.stdout
+    bounds = ["--constraints=constraints.txt", f"--python-version={python}.0"]
+    assert f"torch=={pinned()['torch']}" in resolve(*extras, *bounds)
+
+
+@pytest.mark.slow
+def test_the_floors_can_be_installed_together_on_the_oldest_python() -> None:
+    found = resolve("--resolution=lowest-direct", f"--python-version={claimed()[0]}.0")
+    for name in ("torch", "diffusers", "transformers", "pillow", "tqdm"):
+        floor = next(iter(requirements()[name].specifier)).version
+        assert re.search(rf"^{name}=={re.escape(floor)}(\.0)*$", found, re.M), name
 
 
 def foreign_imports() -> Iterator[tuple[Path, str]]:
