@@ -25,16 +25,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
+import p2p_lab
+from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, compile_edits
 from p2p_lab.models import ModelCard
 from p2p_lab.sampling import Cancelled, Run, edit, generate
+from p2p_lab.tokens import AlignmentError
 from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel, Recipe
 from p2p_lab.widgets import edit_panel as edit_panel_room
+from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import save_gif, save_strip
 from p2p_lab.widgets.inversion_panel import uploaded
 from p2p_lab.widgets.panel import VIEW, Panel
+from p2p_lab.widgets.recipe import recipe_of
 from p2p_lab.widgets.views import outline_url, self_view, word_view
 from p2p_lab.widgets.worker import Ticket, Worker
 
@@ -192,6 +198,87 @@ def test_the_panel_opens_with_the_edits_that_it_is_given(run: Run) -> None:
     assert panel.faders["dog"].value == 2.0 and panel.fields["blend"].value
     with pytest.raises(ValueError, match="no control for Replace"):
         EditPanel(source=run, target=TARGET, edits=[Replace(cross=(0.2, 0.5))])
+
+
+PHRASES = ["a", "dog", "cat", "red cat", "grass", "on", "a dog, red cat", ",", "bear"]
+PARTS = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 1 / 3, 0.1 + 0.2])
+WINDOWS = st.tuples(st.just(0.0), PARTS) | st.just((0.1, 0.7))
+SCALES = st.floats(-50, 50) | st.sampled_from([0.0, -0.0, 1.0, 1 / 3, 1e300, -4.0, 8.0])
+ALIGNERS = st.builds(
+    lambda kind, **options: kind(**options),
+    st.sampled_from([Replace, Refine]),
+    cross=WINDOWS,
+    self_attention=WINDOWS,
+    joint=st.sampled_from(["maps", "queries"]),
+    self_pixels=st.sampled_from([256, 256, 64]),
+    words=st.sampled_from([{}, {}, {"dog": (0, 0.3)}]),
+)
+SOME_WORDS = st.sampled_from([*PHRASES, (), ("dog", "grass"), ("a", "a dog, red cat")])
+FADERS = st.builds(
+    Reweight,
+    st.sampled_from(PHRASES),
+    SCALES,
+    st.sampled_from([(0.0, 1.0), (0.0, 1.0), (0.2, 1.0)]),
+    st.sampled_from([None, None, 0, 1]),
+)
+BLENDS = st.builds(
+    LocalBlend,
+    SOME_WORDS.filter(bool),
+    st.none() | SOME_WORDS,
+    threshold=PARTS,
+    start=PARTS,
+    subtract=st.sampled_from([(), (), "grass"]),
+)
+EDITS = st.tuples(
+    st.none() | ALIGNERS, st.none() | FADERS, st.none() | FADERS, st.none() | BLENDS
+).map(lambda parts: [one for one in parts if one is not None])
+TWICE = "a dog, red cat and a dog on grass"
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(edits=EDITS, target=st.sampled_from([TWICE, TARGET]))
+def test_controls_hold_every_edit_that_they_are_given_or_refuse_it(
+    run: Run, edits: list[Any], target: str
+) -> None:
+    prompt = run.model.prompt(target)  # type: ignore[union-attr]
+
+    def plan(some: Any) -> Any:
+        return compile_edits(some, run.prompt, prompt, run.steps)
+
+    base = Recipe(run.prompt.text, target, seed=2**31 + 5)
+    try:
+        wanted = plan(edits)
+        recipe = recipe_of(run, target, edits, base=base)
+    except ValueError as error:
+        assert str(error).endswith((".", "]")) and len(str(error)) > 30
+        return
+    controls = EditControls(run.model, recipe, fixed=False, changed=lambda: None)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert plan(controls.wanted().edits(run.prompt, prompt)) == wanted
+        assert controls.wanted().seed == 2**31 + 5
+        controls.set(Recipe.from_json(controls.wanted().to_json()))
+
+
+def test_a_fader_widens_for_what_it_is_given_and_keeps_it_when_another_moves(run: Run) -> None:
+    how = [Refine(), Reweight("dog", -4.0), Reweight("grass", 8.0)]
+    panel = EditPanel(source=run, target=TARGET, edits=how, threaded=False)
+    assert (panel.faders["dog"].value, panel.faders["grass"].value) == (-4.0, 8.0)
+    from_browser(panel.fields["cross"], value=0.5)
+    how[0] = Refine(cross=(0, 0.5))
+    assert torch.equal(panel.edited.pixels, edit(run, TARGET, how).pixels)
+
+
+def test_a_lone_fader_is_the_same_in_the_panel_and_by_call(run: Run) -> None:
+    text, how = "a dog and a dog on grass", [Reweight("a", 3.0)]
+    panel = EditPanel(source=run, target=text, edits=how, threaded=False)
+    assert panel.recipe.method == "Refine"
+    assert panel.faders["a"].value == panel.faders["a (2)"].value == 3.0
+    assert torch.equal(panel.edited.pixels, edit(run, text, how).pixels)
+
+
+def test_a_seed_that_no_browser_can_hold_is_refused_at_once(sd32: Any) -> None:
+    with pytest.raises(ValueError, match="seed goes up to"):
+        EditPanel(sd32, SOURCE, TARGET, seed=2**62, steps=1, threaded=False)
 
 
 # Errors, cancelling, order
@@ -401,6 +488,107 @@ def test_the_code_makes_the_same_picture(sd32: Any, sd_folder: Path) -> None:
     space: dict[str, Any] = {}
     exec(code.replace(f"load({sd32.name!r})", f"load({str(sd_folder)!r}, 'cpu')"), space)
     assert torch.equal(space["edited"].pixels, panel.edited.pixels)
+
+
+NASTY = [
+    "a cat on grass",
+    "a $cat$ on\\n grass",
+    'a \'dog\'; """ on grass',
+    "a {dog} on \ud800 grass",
+]
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_the_code_of_any_recipe_makes_its_picture_bit_for_bit(
+    sd32: Any, sd_folder: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    recipe = Recipe(
+        source=data.draw(st.sampled_from(NASTY[:3])),
+        target="a dog and a dog on grass",
+        seed=data.draw(st.integers(0, 2**63 - 1)),
+        method=data.draw(st.sampled_from(["auto", "Replace", "Refine"])),
+        cross=data.draw(PARTS),
+        self_attention=data.draw(PARTS),
+        scales=(("dog", 1, data.draw(st.floats(-3, 3))), ("a", 0, 1 / 3)),
+        blend=data.draw(st.sampled_from([None, ("grass", "dog"), ("grass, on", "grass")])),
+        threshold=data.draw(PARTS),
+        steps=2,
+        guidance_scale=data.draw(st.floats(1, 9)),
+        negative=data.draw(st.sampled_from(["", "a 'red' hat\n"])),
+        size=data.draw(st.sampled_from([None, (24, 32)])),
+        sampler=data.draw(st.sampled_from(["ddim", "euler"])),
+        start=data.draw(PARTS),
+        model=sd32.name,
+    )
+    try:
+        source = recipe.generate(sd32)
+        edited = recipe.apply(source)
+    except AlignmentError:  # prompts that share no word
+        return
+    code = recipe.to_code(recipe.edits(source.prompt, edited.prompt), source=source)
+    opened: list[Any] = []
+    monkeypatch.setattr(p2p_lab, "load", lambda *named, **more: opened.append(named) or sd32)
+    space: dict[str, Any] = {}
+    exec(code, space)
+    assert opened == [(str(sd_folder),)]  # not its name, which is that of many folders
+    assert torch.equal(space["source"].pixels, source.pixels)
+    assert torch.equal(space["edited"].pixels, edited.pixels)
+
+
+def test_code_opens_each_model_as_it_was_opened(sd: Any, sd_folder: Path) -> None:
+    recipe = Recipe("a cat", "a dog", model="tiny-sd")
+    said = recipe.to_code([Replace()], source=generate(sd, "a cat", steps=1))
+    assert f"load({str(sd_folder)!r}, dtype=torch.float64)" in said and "import torch" in said
+    bundled = p2p_lab.load()
+    said = recipe.to_code([Replace()], source=generate(bundled, "a cat", steps=1))
+    assert f"load({bundled.name!r})" in said
+
+
+HOSTILE: dict[str, Any] = {
+    "seed": "0, print(1)",
+    "seed ": 2**70,
+    "seed  ": True,
+    "steps": "4",
+    "guidance_scale": "7)",
+    "cross": 2.0,
+    "scales": [["a", 0, "1"]],
+    "scales ": [["a"]],
+    "size": ["64", "64"],
+    "sampler": "euler'); x('",
+    "method": "exec",
+    "source": 3,
+    "blend": ["a"],
+    "format": 99,
+    "shell": "rm",
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_a_recipe_with_a_field_of_another_kind_is_refused(name: str) -> None:
+    fields = json.loads(Recipe("a cat", "a dog").to_json())
+    fields[name.strip()] = HOSTILE[name]
+    with pytest.raises(ValueError, match="no saved recipe"):
+        Recipe.from_json(json.dumps(fields))
+    with pytest.raises(ValueError, match="no saved recipe"):
+        Recipe.from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_in_copied_code_is_only_text(text: str) -> None:
+    recipe = Recipe(text, text, model=text, negative=text, blend=(text, text))
+    code = recipe.to_code([Reweight(text, 2.0)])
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert sorted(ast.unparse(call.func) for call in calls) == sorted(
+        ["load", "generate", "edit", "Reweight"]
+    )
+    assert code.count("\n") < 16
+    assert Recipe.from_json(recipe.to_json()) == recipe
 
 
 def test_the_button_shows_the_code(panel: EditPanel) -> None:

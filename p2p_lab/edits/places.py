@@ -75,5 +75,5 @@ def is_number(value: Any) -> bool:
     """Return whether a value is one finite number."""
     try:
         return not isinstance(value, (bool, str)) and math.isfinite(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # arrays; 10**400; tensors
         return False

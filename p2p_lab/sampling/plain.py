@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.loop import CancelToken, OnStep, Texts, Watch, bar, session, walk
 from p2p_lab.sampling.memory import new_tapes
-from p2p_lab.sampling.runs import Run, Trajectory, noise_of
+from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
 from p2p_lab.tokens import Prompt
@@ -92,7 +92,8 @@ def generate(
         record: "tape" keeps mean maps and what edits need, "store" mean maps, "none" nothing.
             The picture is the same, bit for bit.
         sampler: "ddim", "euler" or "dpm++" (first order).
-        latents: First noise (1, C, h, w) or (B, C, h, w) instead of a draw from the seeds.
+        latents: First noise (1, C, h, w) or (B, C, h, w) instead of a draw from the seeds, of which
+            only the number counts then.
         self_maps: Keep mean self-attention (up to 16×16 positions) without a tape; with a tape it
             can be computed afterwards.
         tape_budget: Bytes that tapes may take; None is a quarter of the free memory.
@@ -109,19 +110,29 @@ def generate(
     """
     prompt = model.prompt(text)
     settings = Settings.of(model, steps, guidance_scale, size, record, sampler)
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    alone, seeds = seeds_of(seed)
     work = _Plain(
         model=model,
         prompt=prompt,
         negative=negative,
-        seeds=seeds,
+        seeds=[None] * len(seeds) if latents is not None else [*seeds],
         noise=_first_noise(seeds, latents, settings),
         settings=settings,
         self_maps=self_maps,
         tape_budget=tape_budget,
     )
     runs = work.run(Watch(on_step, cancel, progress))
-    return runs[0] if isinstance(seed, int) else runs
+    return runs[0] if alone else runs
+
+
+def seeds_of(seed: Any) -> tuple[bool, list[int]]:
+    """Return whether one picture is asked for, and the seeds as plain numbers.
+
+    Raises:
+        ValueError: If it is neither a seed nor a list of seeds.
+    """
+    several = isinstance(seed, (list, tuple, range)) or getattr(seed, "ndim", 0) == 1
+    return not several, [checked_seed(one) for one in (seed if several else [seed])]
 
 
 @dataclass(eq=False)
@@ -131,7 +142,7 @@ class _Plain:
     model: Denoiser
     prompt: Prompt
     negative: str
-    seeds: list[int]
+    seeds: list[int | None]
     noise: Tensor
     settings: Settings
     self_maps: bool

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
@@ -196,6 +197,27 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: If the seed is not a whole number from 0 to 2⁶³ − 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r} is not possible: give a whole number from 0 on.")
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(checked_seed(seed))
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def is_seed(value: Any) -> bool:
+    """Tell whether a value is a seed: a whole number from 0 to 2⁶³ − 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def checked_seed(value: Any) -> int:
+    """Return a seed as a plain number; whole numbers of NumPy and torch are taken too.
+
+    Raises:
+        ValueError: If it is not a whole number from 0 to 2⁶³ − 1.
+    """
+    try:
+        seed = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        seed = -1
+    if not is_seed(seed):
+        raise ValueError(
+            f"seed={value!r:.80} is not possible: give a whole number from 0 on, or a list of them."
+        )
+    return seed

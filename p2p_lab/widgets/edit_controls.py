@@ -14,7 +14,9 @@ import ipywidgets as widgets
 
 from p2p_lab.models import Denoiser
 from p2p_lab.widgets import style
-from p2p_lab.widgets.recipe import Recipe
+from p2p_lab.widgets.recipe import Recipe, fader_words, word_scales
+
+MOST_SEED = 2**53 - 1  # a browser knows no larger whole number
 
 
 class EditControls:
@@ -37,6 +39,12 @@ class EditControls:
     ) -> None:
         self.model, self.start, self.fixed = model, start, fixed
         self._tell, self._quiet = changed, False
+        self._given: set[float] = set()
+        if not fixed and (start.seed or 0) > MOST_SEED:
+            raise ValueError(
+                f"A panel's seed goes up to {MOST_SEED}, got {start.seed}. Make the source with "
+                "`generate` and give the panel that."
+            )
         self.fields = {**_prompt_fields(start), **_edit_fields(start)}
         self.faders: dict[str, Any] = {}
         self.desk = style.row(flex_flow="row nowrap", align_items="stretch")
@@ -52,16 +60,19 @@ class EditControls:
         Raises:
             ValueError: the target is no prompt that the model can read.
         """
-        weights = {(word.casefold(), n): scale for word, n, scale in recipe.scales}
+        prompt = self.model.prompt(recipe.target)
+        there = [one for one in recipe.scales if len(prompt.find(one[0])) > one[1]]
+        weights = {(w, n): scale for w, n, scale in word_scales(prompt, there)}
         words = words_of(self.model, recipe.target)
         if [label for label, _, _ in words] != list(self.faders):
             self.faders = {label: style.fader(label, 1.0) for label, _, _ in words}
             for one in self.faders.values():
                 one.observe(lambda _: self._changed(), "value")
             self.desk.children = tuple(self.faders.values())
+        self._given |= _numbers(recipe)
         with self.quietly():
             for label, word, n in words:
-                self.faders[label].value = weights.get((word.casefold(), n), 1.0)
+                set_value(self.faders[label], weights.get((word, n), 1.0))
 
     def wanted(self) -> Recipe:
         """Return what the controls are set to.
@@ -71,14 +82,14 @@ class EditControls:
                 asked for without a word.
         """
         value = {name: field.value for name, field in self.fields.items()}
-        blend = (value["blend_source"], value["blend_target"] or value["blend_source"])
+        blend = (value["blend_source"], value["blend_target"])
         if value["blend"] and not any(blend):
             raise ValueError(
                 "Name the words whose place may change, in the two fields below the box: "
                 "those of the source, and those of the edit where they differ."
             )
         scales = [
-            (word, n, round(self.faders[label].value, 4))
+            (word, n, self._tidy(self.faders[label].value))
             for label, word, n in words_of(self.model, value["target"])
             if label in self.faders
         ]
@@ -87,11 +98,11 @@ class EditControls:
             target=value["target"],
             seed=self.start.seed if self.fixed else value["seed"],
             method=value["method"],
-            cross=round(value["cross"], 4),
-            self_attention=round(value["self_attention"], 4),
+            cross=self._tidy(value["cross"]),
+            self_attention=self._tidy(value["self_attention"]),
             scales=tuple(entry for entry in scales if entry[2] != 1),
             blend=blend if value["blend"] else None,
-            threshold=round(value["threshold"], 4),
+            threshold=self._tidy(value["threshold"]),
         )
 
     def set(self, recipe: Recipe) -> None:
@@ -100,7 +111,7 @@ class EditControls:
         values = {
             "source": recipe.source,
             "target": recipe.target,
-            "seed": recipe.seed or 0,
+            "seed": min(recipe.seed or 0, MOST_SEED),
             "method": recipe.method,
             "cross": recipe.cross,
             "self_attention": recipe.self_attention,
@@ -111,7 +122,7 @@ class EditControls:
         }
         with self.quietly():
             for name, value in values.items():
-                self.fields[name].value = value
+                set_value(self.fields[name], value)
         self.fill_desk(recipe)
 
     @contextlib.contextmanager
@@ -122,6 +133,10 @@ class EditControls:
             yield
         finally:
             self._quiet = before
+
+    def _tidy(self, number: float) -> float:
+        """Return a number that was given as it is, a moved slider's without its last bits."""
+        return number if number in self._given else round(number, 4)
 
     def column(self) -> Any:
         """Return the controls that stand beside the pictures."""
@@ -146,25 +161,40 @@ class EditControls:
 
 def words_of(model: Denoiser, text: str) -> list[tuple[str, str, int]]:
     """Return label, word and occurrence of each word that can have a fader."""
-    prompt = model.prompt(text)
-    found: list[tuple[str, str, int]] = []
-    seen: dict[str, int] = {}
-    for word in prompt.words:
-        if not any(character.isalnum() for character in word):
-            continue
-        n = seen.get(word.casefold(), 0)
-        seen[word.casefold()] = n + 1
-        found.append((f"{word} ({n + 1})" if n else word, word, n))
-    return found
+    return [
+        (f"{word} ({n + 1})" if n else word, word, n)
+        for _, word, n in fader_words(model.prompt(text))
+    ]
+
+
+def _numbers(recipe: Recipe) -> set[float]:
+    scales = [scale for _, _, scale in recipe.scales]
+    return {recipe.cross, recipe.self_attention, recipe.threshold, *scales}
+
+
+def set_value(control: Any, value: Any) -> None:
+    """Set a control to a value, and widen its range where the value lies outside.
+
+    Raises:
+        ValueError: the control cannot hold the value.
+    """
+    if hasattr(control, "min") and isinstance(value, (int, float)):
+        control.min, control.max = min(control.min, value), max(control.max, value)
+    control.value = value
+    if control.value != value:
+        raise ValueError(
+            f"The control {control.description!r} cannot hold {value!r}; it holds "
+            f"{control.value!r}. Use `edit` for this one."
+        )
 
 
 def _prompt_fields(start: Recipe) -> dict[str, Any]:
     return {
         "source": style.text("Source", start.source),
         "seed": widgets.BoundedIntText(
-            value=start.seed or 0,
+            value=min(start.seed or 0, MOST_SEED),
             min=0,
-            max=2**31 - 1,
+            max=MOST_SEED,
             description="Seed",
             continuous_update=False,
             style={"description_width": "3em"},

@@ -296,5 +296,5 @@ def _summary(recipe: Recipe) -> str:
     said = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
     said += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
     if recipe.blend is not None:
-        said.append(f"only at {' / '.join(dict.fromkeys(recipe.blend))}")
+        said.append(f"only at {' / '.join(dict.fromkeys(filter(None, recipe.blend)))}")
     return ", ".join(said)

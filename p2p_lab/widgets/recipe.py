@@ -6,20 +6,35 @@ again without a panel.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from p2p_lab.edits import Edit, LocalBlend, Refine, Replace, Reweight, default_edits
+from p2p_lab.codec import DamagedError, decode, parse_object
+from p2p_lab.edits import (
+    Edit,
+    LocalBlend,
+    Refine,
+    Replace,
+    Reweight,
+    compile_edits,
+    default_edits,
+)
+from p2p_lab.edits.places import is_number
+from p2p_lab.edits.plan import Joint
 from p2p_lab.files import write_new
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, edit, generate
 from p2p_lab.sampling.editing import model_of
+from p2p_lab.sampling.runs import is_seed
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import Prompt
+from p2p_lab.tokens.words import normal
 
 Method = Literal["auto", "Replace", "Refine"]
 FORMAT = 1
@@ -40,6 +55,8 @@ class Recipe:
         scales: word of the target, occurrence, weight; those that are not 1.
         blend: source words and target words of a local edit, or None for everywhere.
         threshold: of the local edit's mask.
+        start: fraction of the schedule before which nothing is blended.
+        joint: what a joint softmax takes in the self-attention window: "maps" or "queries".
         steps: number of denoising steps; None takes the model's.
         guidance_scale: of source and edit; None takes the model's.
         negative: the negative prompt.
@@ -63,7 +80,35 @@ class Recipe:
     size: tuple[int, int] | None = None
     sampler: Sampler = "ddim"
     model: str = ""
+    start: float = 0.2
+    joint: Joint = "maps"
     format: int = field(default=FORMAT, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no picture can be made with.
+
+        Raises:
+            ValueError: a value is of another kind, or outside its range.
+        """
+        texts = (self.source, self.target, self.negative, self.model, *(self.blend or ()))
+        parts = (self.cross, self.self_attention, self.threshold, self.start)
+        weights = [scale for _, _, scale in self.scales]
+        whole = [n for _, n, _ in self.scales] + [1 if self.steps is None else self.steps]
+        right = {
+            "texts": all(isinstance(text, str) for text in texts),
+            "seed": self.seed is None or is_seed(self.seed),
+            "method": self.method in get_args(Method),
+            "windows, threshold and start": all(is_number(p) and 0 <= p <= 1 for p in parts),
+            "weights": all(is_number(weight) for weight in weights),
+            "whole numbers": all(type(n) is int and n >= 0 for n in (*whole, *(self.size or ()))),
+            "guidance_scale": self.guidance_scale is None or is_number(self.guidance_scale),
+            "sampler": self.sampler in get_args(Sampler),
+            "joint": self.joint in get_args(Joint),
+            "format": self.format == FORMAT,
+        }
+        wrong = [name for name, good in right.items() if not good]
+        if wrong:
+            raise ValueError(f"A recipe of these {', '.join(wrong)} is not possible: {self!r:.500}")
 
     def with_(self, **changes: Any) -> Recipe:
         """Return a copy with some fields replaced."""
@@ -77,13 +122,17 @@ class Recipe:
         """
         kind = _aligner(self.method, source, target)
         found: list[Edit] = [
-            kind(cross=(0.0, self.cross), self_attention=(0.0, self.self_attention))
+            kind(
+                cross=(0.0, self.cross),
+                self_attention=(0.0, self.self_attention),
+                joint=self.joint,
+            )
         ]
         for word, occurrence, scale in self.scales:
             many = len(target.find(word)) > 1
             found.append(Reweight(word, scale, occurrence=occurrence if many else None))
         if self.blend is not None:
-            found.append(_local(*self.blend, self.threshold))
+            found.append(_local(self))
         return found
 
     def generate(self, model: Denoiser, **watch: Any) -> Run:
@@ -111,7 +160,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps(asdict(self), indent=1)
 
     @staticmethod
     def from_json(text: str) -> Recipe:
@@ -121,19 +170,10 @@ class Recipe:
             ValueError: the text is no recipe of this format.
         """
         try:
-            found = json.loads(text)
-            known = {f.name for f in fields(Recipe)}
-            extra = set(found) - known
-            if extra or found.get("format") != FORMAT:
-                raise ValueError(f"unknown fields {sorted(extra)}, format {found.get('format')!r}")
-            found["scales"] = tuple((str(w), int(n), float(c)) for w, n, c in found["scales"])
-            blend, size = found["blend"], found["size"]
-            found["size"] = None if size is None else (int(size[0]), int(size[1]))
-            found["blend"] = None if blend is None else (str(blend[0]), str(blend[1]))
-            return Recipe(**found)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            return decode(Recipe, parse_object(text))
+        except DamagedError as error:
             raise ValueError(
-                f"This is no saved recipe of format {FORMAT} ({error}). Save one with the panel's "
+                f"This is no saved recipe of format {FORMAT}: {error}. Save one with the panel's "
                 f"button or with Recipe.save."
             ) from None
 
@@ -143,54 +183,95 @@ class Recipe:
         return write_new(Path(folder) / f"{slug}.json", self.to_json().encode("utf-8"))
 
     def to_code(self, edits: Sequence[Edit], *, source: Run | None = None) -> str:
-        """Return the Python lines that make the edit without a panel.
+        """Return the Python lines that make the edit without a panel; see `code_of`."""
+        from p2p_lab.widgets.code import code_of
 
-        Args:
-            edits: the edits, from `edits`.
-            source: the source, for its exact settings; a measured one is called `source` as is.
-        """
-        names = sorted({type(one).__name__ for one in edits})
-        made = self.seed is not None
-        imports = [*names, "edit", *(("generate", "load") if made else ())]
-        lines = [f"from p2p_lab import {', '.join(imports)}", ""]
-        lines += _source_lines(self, source) if made else ["# source = the run that you edited"]
-        lines += ["edited = edit(", "    source,", f"    {self.target!r},", "    ["]
-        lines += [f"        {_call(one)}," for one in edits]
-        return "\n".join([*lines, "    ],", ")", "edited"])
+        return code_of(self, edits, source)
 
 
 def recipe_of(source: Run, target: str, edits: Sequence[Edit], *, base: Recipe) -> Recipe:
-    """Return the recipe that a list of edits amounts to, as far as the panel has controls for it.
+    """Return the recipe of a list of edits: the same plan, or an error.
 
     Raises:
+        AlignmentError: a word is in neither prompt, or the prompts cannot be aligned.
         ValueError: the edits use something that the panel has no control for.
     """
-    recipe = base.with_(source=source.prompt.text, target=target)
+    prompt = model_of(source).prompt(target)
+    plan = compile_edits(edits, source.prompt, prompt, source.steps)
+    recipe = base.with_(source=source.prompt.text, target=target, method="Refine")  # as `edit` adds
     for one in edits:
-        if isinstance(one, (Replace, Refine)) and _plain(one):
-            recipe = recipe.with_(
-                method=type(one).__name__,
-                cross=float(one.cross[1]),
-                self_attention=float(one.self_attention[1]),
-            )
-        elif isinstance(one, Reweight) and one.window == (0.0, 1.0):
-            scale = (one.word, one.occurrence or 0, float(one.scale))
-            recipe = recipe.with_(scales=(*recipe.scales, scale))
-        elif isinstance(one, LocalBlend) and one.mask is None and not one.subtract:
-            before = _words(one.source_words)
-            after = before if one.target_words is None else _words(one.target_words)
-            recipe = recipe.with_(blend=(before, after), threshold=float(one.threshold))
-        else:
-            raise ValueError(
-                f"The panel has no control for {one!r:.100}. It sets the ends of windows that "
-                f"start at 0, one weight a word, and a local edit by words; use `edit` for more."
-            )
+        recipe = _with_edit(recipe, one)
+    scales = [(e.word, e.occurrence, float(e.scale)) for e in edits if isinstance(e, Reweight)]
+    recipe = recipe.with_(scales=tuple(word_scales(prompt, scales)))
+    again = compile_edits(recipe.edits(source.prompt, prompt), source.prompt, prompt, source.steps)
+    if again != plan:
+        raise ValueError(f"The panel has no control for all of {list(edits)!r:.300}. {_MORE}")
     return recipe
 
 
-def _plain(one: Replace | Refine) -> bool:
-    starts = (one.cross[0], one.self_attention[0])
-    return starts == (0, 0) and not one.words and one.alignment is None and one.self_pixels == 256
+def _with_edit(recipe: Recipe, one: Edit) -> Recipe:
+    if isinstance(one, (Replace, Refine)):
+        if (one.cross[0], one.self_attention[0]) == (0, 0):
+            return recipe.with_(
+                method=type(one).__name__,
+                cross=float(one.cross[1]),
+                self_attention=float(one.self_attention[1]),
+                joint=one.joint,
+            )
+    elif isinstance(one, LocalBlend) and one.mask is None:
+        before = written(one.source_words)
+        after = before if one.target_words is None else written(one.target_words)
+        return recipe.with_(
+            blend=(before, after), threshold=float(one.threshold), start=float(one.start)
+        )
+    elif isinstance(one, Reweight):
+        return recipe  # all faders together, afterwards
+    raise ValueError(f"The panel has no control for {one!r:.100}. {_MORE}")
+
+
+def word_scales(
+    prompt: Prompt, scales: Iterable[tuple[str, int | None, float]]
+) -> list[tuple[str, int, float]]:
+    """Return weights of words and phrases as weights of single words, those that are not 1.
+
+    Args:
+        prompt: the target.
+        scales: word or phrase, occurrence (None for all), weight; weights of one word multiply.
+
+    Raises:
+        AlignmentError: a word is not in the prompt.
+        ValueError: a weight is that of punctuation, which has no fader.
+    """
+    total: dict[int, float] = {}
+    for word, occurrence, scale in scales:
+        prompt.tokens_of(word, occurrence)  # says what is wrong
+        places = prompt.find(word)
+        for first, stop in places if occurrence is None else [places[occurrence]]:
+            for i in range(first, stop):
+                total[i] = total.get(i, 1.0) * scale
+    named = {i: (word, n) for i, word, n in fader_words(prompt)}
+    lost = [prompt.words[i] for i, scale in total.items() if scale != 1 and i not in named]
+    if lost:
+        raise ValueError(f"The panel has no fader for {lost}. {_MORE}")
+    return [(*named[i], scale) for i, scale in sorted(total.items()) if scale != 1]
+
+
+def fader_words(prompt: Prompt) -> list[tuple[int, str, int]]:
+    """Return number, word and occurrence of each word that can have a fader."""
+    found: list[tuple[int, str, int]] = []
+    seen: dict[str, int] = {}
+    for i, word in enumerate(prompt.words):
+        if any(character.isalnum() for character in word):
+            n = seen.get(normal(word), 0)
+            seen[normal(word)] = n + 1
+            found.append((i, word, n))
+    return found
+
+
+_MORE = (
+    "It sets the ends of windows that start at 0, one weight a word, and a local edit by words; "
+    "use `edit` for more."
+)
 
 
 def _aligner(method: Method, source: Prompt, target: Prompt) -> type[Replace] | type[Refine]:
@@ -201,49 +282,29 @@ def _aligner(method: Method, source: Prompt, target: Prompt) -> type[Replace] | 
     return Replace if isinstance(default_edits(source, target)[0][0], Replace) else Refine
 
 
-def _local(before: str, after: str, threshold: float) -> LocalBlend:
-    source, target = _listed(before), _listed(after)
-    return LocalBlend(source, target if target != source else None, threshold=threshold)
+def _local(recipe: Recipe) -> LocalBlend:
+    before, after = map(_one_or_more, map(listed, recipe.blend or ("", "")))
+    if not after or after == before:
+        return LocalBlend(before, threshold=recipe.threshold, start=recipe.start)
+    return LocalBlend(before, after, threshold=recipe.threshold, start=recipe.start)
 
 
-def _listed(words: str) -> str | tuple[str, ...]:
-    """Read "cat, hat" as two words and "cat" as one."""
-    found = tuple(word.strip() for word in words.split(",") if word.strip())
-    return found[0] if len(found) == 1 else found
+def _one_or_more(words: tuple[str, ...]) -> str | tuple[str, ...]:
+    return words[0] if len(words) == 1 else words
 
 
-def _words(words: str | Sequence[str]) -> str:
-    return words if isinstance(words, str) else ", ".join(words)
+def listed(words: str) -> tuple[str, ...]:
+    """Read 'cat, hat' as two words; a phrase that has a comma itself stands in double quotes."""
+    rows = csv.reader([words], skipinitialspace=True)
+    return tuple(word.strip() for row in rows for word in row if word.strip())
 
 
-def _source_lines(recipe: Recipe, source: Run | None) -> list[str]:
-    """Return the lines that load the model and make the source."""
-    said = [f"seed={recipe.seed}"]
-    if source is not None:
-        said += [f"steps={source.steps}", f"guidance_scale={source.guidance_scale:g}"]
-        usual = getattr(source.model, "defaults", None)
-        if usual is not None and source.size != (usual.height, usual.width):
-            said.append(f"size={source.size}")
-        if source.sampler != "ddim":
-            said.append(f"sampler={source.sampler!r}")
-    if recipe.negative:
-        said.append(f"negative={recipe.negative!r}")
-    return [
-        f"model = load({recipe.model!r})",
-        f"source = generate(model, {recipe.source!r}, {', '.join(said)})",
-    ]
-
-
-def _call(one: Edit) -> str:
-    """Write an edit as the call that makes it, without what is left at its default."""
-    if isinstance(one, Reweight):
-        which = "" if one.occurrence is None else f", occurrence={one.occurrence}"
-        return f"Reweight({one.word!r}, {one.scale:g}{which})"
-    if isinstance(one, LocalBlend):
-        words = [repr(one.source_words)]
-        words += [repr(one.target_words)] if one.target_words is not None else []
-        return f"LocalBlend({', '.join(words)}, threshold={one.threshold:g})"
-    windows = ", ".join(
-        f"{name}=(0, {getattr(one, name)[1]:g})" for name in ("cross", "self_attention")
-    )
-    return f"{type(one).__name__}({windows})"
+def written(words: str | Sequence[str]) -> str:
+    """Write words as `listed` reads them."""
+    rows = [(words,)] if isinstance(words, str) else [(word,) for word in words]
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(row)
+        lines.append(line.getvalue())
+    return ", ".join(line for line in lines if line != '""')

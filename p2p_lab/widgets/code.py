@@ -1,0 +1,149 @@
+"""An edit as Python lines that make the same picture, bit for bit, without a panel.
+
+What a recipe or a run holds is written as literals alone, so no text of theirs is ever run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from p2p_lab.edits import Edit
+from p2p_lab.models import Denoiser
+from p2p_lab.models.loading import WEIGHTS
+from p2p_lab.sampling import Run
+
+if TYPE_CHECKING:
+    from p2p_lab.widgets.recipe import Recipe
+
+_ALWAYS = ("cross", "self_attention", "threshold")  # said also where they are the default
+_PLACES = ("word", "scale", "source_words", "target_words")  # given without their names
+
+
+def code_of(recipe: Recipe, edits: Sequence[Edit], source: Run | None = None) -> str:
+    """Return the lines that make an edit.
+
+    Args:
+        recipe: what the edit depends on.
+        edits: the edits, from `recipe.edits`.
+        source: the source, for its exact settings. One that no prompt and seed make is called
+            `source` as it is.
+
+    Raises:
+        ValueError: an edit holds what no code can say, such as a mask.
+    """
+    names = sorted({type(one).__name__ for one in edits})
+    lines, uses = ["# source = the run that you edited"], list[str]()
+    if recipe.seed is not None:
+        loading, uses = _loading(recipe, None if source is None else source.model)
+        lines = [loading, f"source = generate({_arguments(recipe, source)})"]
+        names.append("generate")
+    names += [name for name in uses if name != "torch"]
+    head = [f"from p2p_lab import {', '.join(['edit', *sorted(names)])}", ""]
+    if "torch" in uses:
+        head = ["import torch", *head]
+    lines += ["edited = edit(", "    source,", f"    {literal(recipe.target)},", "    ["]
+    lines += [f"        {_call(one)}," for one in edits]
+    return "\n".join([*head, *lines, "    ],", ")", "edited"])
+
+
+def literal(value: Any) -> str:
+    """Write text, numbers, None, and tuples, lists and dicts of these as Python reads them.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(str(value))
+    if isinstance(value, Integral):
+        return repr(int(value))
+    if isinstance(value, Real) and math.isfinite(value):
+        return _number(float(value))
+    if isinstance(value, Mapping):
+        pairs = [f"{literal(key)}: {literal(one)}" for key, one in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, (tuple, list)):
+        inside = ", ".join(map(literal, value))
+        return f"({inside},)" if len(value) == 1 else f"({inside})"
+    raise ValueError(f"{value!r:.100} cannot be written as code. Make the edit in Python.")
+
+
+def _number(value: float) -> str:
+    whole = value == int(value) and abs(value) < 1e15 and math.copysign(1, value) > 0
+    return repr(int(value)) if whole else repr(value)
+
+
+def _call(one: Edit) -> str:
+    """Write an edit as the call that makes it, without what is left at its default."""
+    usual = {name: f.default for name, f in _fields(one).items()}
+    said = []
+    for name in usual:
+        value = getattr(one, name)
+        same = value is usual[name] or (isinstance(value, (str, float)) and value == usual[name])
+        empty = isinstance(value, Mapping) and not value
+        if name in _ALWAYS or not (same or empty):
+            said.append(literal(value) if name in _PLACES else f"{name}={literal(value)}")
+    return f"{type(one).__name__}({', '.join(said)})"
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    return {f.name: f for f in fields(one)}
+
+
+def _arguments(recipe: Recipe, source: Run | None) -> str:
+    """Return the arguments of `generate` that make the source."""
+    one: Any = recipe if source is None else source
+    text = recipe.source if source is None else source.prompt.text
+    said: dict[str, Any] = {"seed": recipe.seed}
+    usual = getattr(getattr(source, "model", None), "defaults", None)
+    for name in ("steps", "guidance_scale", "size", "sampler", "negative"):
+        value = getattr(one, name)
+        if name == "size" and usual is not None and value == (usual.height, usual.width):
+            continue
+        if value not in (None, "") and (name, value) != ("sampler", "ddim"):
+            said[name] = value
+    named = [f"{name}={literal(value)}" for name, value in said.items()]
+    return ", ".join(["model", literal(text), *named])
+
+
+def _loading(recipe: Recipe, model: Denoiser | None) -> tuple[str, list[str]]:
+    """Return the line that opens the model again, and the names that it uses."""
+    if model is None:
+        return f"model = load({literal(recipe.model) if recipe.model else ''})", ["load"]
+    where = _where(model)
+    if where is None:
+        return "# model = the model that you edited with", []
+    name, usual = where
+    said, uses = [literal(name)], ["load"]
+    if model.device.type != _best_device():
+        said.append(f"device={literal(str(model.device))}")
+    if model.dtype != usual:
+        said.append(f"dtype={model.dtype}")
+        uses.append("torch")
+    return f"model = load({', '.join(said)})", uses
+
+
+def _where(model: Denoiser) -> tuple[str, torch.dtype] | None:
+    """Return what `load` opens this model by, and the precision it then takes."""
+    usual = torch.float16 if model.device.type == "cuda" else torch.float32
+    part = Path(str(getattr(model.module.config, "_name_or_path", "") or ""))
+    folder = part.parent.absolute()
+    if folder.is_relative_to(WEIGHTS):
+        return model.name, torch.float32
+    if not (folder / "model_index.json").is_file():
+        return None
+    return (model.name if "/" in model.name else str(folder)), usual
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
