@@ -720,3 +720,28 @@ def test_a_tap_in_one_thread_does_not_touch_another_thread(sd: Family) -> None:
     run(sd, Meeting(sites, Rows(source=slice(0, 1)), record_self=True))
     assert set(seen) == {threading.current_thread().name}
     assert len(seen) == len(sites)
+
+
+def test_an_interrupt_while_processors_are_put_back_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from diffusers.models.attention_processor import Attention
+
+    from tests.conftest import tiny_unet
+
+    unet = tiny_unet()
+    sites, usual = find_sites(unet, (16, 16)), Attention.set_processor
+    before, calls = dict(unet.attn_processors), [0]
+    for late in range(1, 2 * len(sites) + 1):  # while they are put in, and while they are put back
+
+        def pressed(self: Any, processor: Any, late: int = late) -> None:
+            calls[0] += 1
+            if calls[0] == late:
+                raise KeyboardInterrupt
+            usual(self, processor)
+
+        calls[0] = 0
+        monkeypatch.setattr(Attention, "set_processor", pressed)
+        with pytest.raises(KeyboardInterrupt), attached(unet, Controller(sites, BOTH), sites):
+            raise KeyboardInterrupt
+        assert all(unet.attn_processors[name] is one for name, one in before.items()), late

@@ -636,6 +636,32 @@ def test_one_of_several_places_of_a_word_can_be_scaled() -> None:
     assert plan.source_gain[0, [2, 5]].tolist() == [1, 2]
 
 
+def test_one_of_several_places_of_a_word_has_its_own_window_and_region() -> None:
+    text = "a cat and a cat on grass"
+    first, second = (prompt(text).tokens_of("cat", n) for n in (0, 1))
+    plan = planned([Refine(words={("cat", 1): (0, 0.2)})], text, text)
+    assert bool((plan.source_gain[5, first] == 1).all())
+    assert bool((plan.source_gain[5, second] == 0).all())
+    for words in (("cat", 1), [("cat", 1)]):
+        blend = planned([LocalBlend(words, subtract=("cat", 0))], text, text).blend
+        assert blend is not None
+        assert blend.source_tokens == blend.target_tokens == tuple(second)
+        assert blend.source_subtract == blend.target_subtract == tuple(first)
+    with pytest.raises(AlignmentError, match="no occurrence 2"):
+        planned([LocalBlend(("cat", 2))], text, text)
+    for wrong in (3, ("cat", "1", 2.0), [("cat", 1.5)]):
+        with pytest.raises(ValueError, match="A word is named"):
+            LocalBlend(source_words=["cat"], subtract=[wrong])
+    with pytest.raises(ValueError, match="A word is named"):
+        Refine(words={("cat", 0.5): (0, 1)})
+
+
+@pytest.mark.parametrize("scale", [10**400, np.array([1, 2]), torch.ones(2), 1j])
+def test_a_scale_beyond_all_numbers_is_refused(scale: Any) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Reweight("cat", scale)
+
+
 def test_an_alignment_set_by_hand_is_used() -> None:
     source, target = prompt("a cat and a dog"), prompt("a bear and a hat")
     crossed = align_words(source, target, pairs={"cat": "hat", "dog": "bear"})

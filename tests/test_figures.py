@@ -194,6 +194,59 @@ def test_dollar_signs_in_prompts_are_text_and_not_mathematics(prompts) -> None:
         assert figures.to_png(figure)
 
 
+SIGNS = ["$ cat $", "a $\\frac{ dog", "$x^2_1$ on $grass$", "100 % & a_b^c \\alpha", "{}"]
+
+
+@pytest.mark.parametrize("text", SIGNS)
+def test_every_text_of_every_figure_is_drawn_as_it_is_written(text: str, sd32) -> None:
+    from p2p_lab.edits import Move
+    from p2p_lab.sampling import edit, generate
+
+    tokenizer = tiny_tokenizer(40)
+    pair = Prompt.of(f"a cat {text}", tokenizer), Prompt.of(f"a dog {text}", tokenizer)
+    moved = compile_edits([Move("cat", (0, 0.2)), LocalBlend("cat", "dog")], *pair, 4)
+    a, heat = picture(), RNG.random((6, 6))
+    ax = matplotlib.figure.Figure().add_subplot()
+    run = generate(sd32, "a $cat$", seed=1, steps=2)
+    fenced = edit(run, "a $dog$", [Replace(), LocalBlend("cat", "dog")])
+    drawn = [
+        figures.show_alignment(align_words(*pair)),
+        figures.show_plan(moved),
+        figures.show_edit(
+            SimpleNamespace(image=a, prompt=pair[0]), a, SimpleNamespace(image=a, prompt=pair[1])
+        ),
+        figures.show_maps({text: heat}, image=a),
+        figures.show_map(heat, title=text),
+        figures.show_map(heat, ax, title=text),
+        figures.show_sweep([a, a], [0, 1], name=text),
+        figures.show_pictures([a], [text]),
+        figures.show_frames([a, a]),
+        figures.show_drift(
+            {text: SimpleNamespace(trajectory=SimpleNamespace(latents=torch.ones(3, 4)))},
+            torch.zeros(3, 4),
+        ),
+        figures.show_losses([[1.0, 1e-7], [0.5]]),
+        figures.show_cost({text: (1.0, 2.0)}, cost=text, quality=text),
+        figures.show_trajectory(fenced),
+        figures.show_blend(fenced),
+    ]
+    for figure in drawn:
+        whole = figure if isinstance(figure, matplotlib.figure.Figure) else figure.figure
+        assert figures.to_png(whole)
+
+
+def test_maps_below_zero_are_drawn_on_a_range_that_says_so() -> None:
+    maps = {"cat": -RNG.random((6, 6)), "hat": RNG.random((6, 6)) - 0.5, "dog": np.zeros((6, 6))}
+    figure = figures.show_maps(maps, image=picture())
+    low = min(float(one.min()) for one in maps.values())
+    assert any(f"mean probability, {low:.2f} …" in text for text in texts(figure))
+    assert figures.to_png(figure)
+    for one in maps.values():
+        assert figures.to_png(figures.show_map(one))
+        lit = figures.overlay(picture(), one)
+        assert lit.min() >= 0 and lit.max() <= 1
+
+
 def test_a_sweep_names_each_value_and_its_distance_from_the_source() -> None:
     a = picture()
     figure = figures.show_sweep([a, a * 0.5], [0, 0.5], name="fader", source=a)

@@ -754,3 +754,34 @@ def test_figures_of_inversion_say_their_numbers(inverted: dict[str, Run]) -> Non
     assert "direct 30.0 at 40" in alt_text(cost) and to_png(cost)
     with pytest.raises(ValueError, match="same number of steps"):
         show_drift({"direct": inverted["direct"]}, pivots[1:])
+
+
+@pytest.mark.parametrize("top", [200, 255, 256, 65535])
+def test_a_picture_of_sixteen_bits_is_as_bright_from_a_file_as_from_an_array(
+    top: int, tmp_path: Path
+) -> None:
+    grey = np.linspace(0, top, 32 * 32).round().astype(np.uint16).reshape(32, 32)
+    wanted = np.asarray(load_image(grey, (32, 32)))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    given = [tmp_path / "grey.png", Image.fromarray(grey), Image.fromarray(grey.astype(np.int32))]
+    for one in given:
+        assert np.array_equal(np.asarray(load_image(one, (32, 32))), wanted)
+    assert abs(int(wanted.max()) - round(top / 257)) <= 1
+    with pytest.raises(PictureError, match="65535"):
+        load_image(Image.fromarray(np.full((32, 32), 70_000, np.int32)), (32, 32))
+
+
+def test_a_picture_of_nothing_is_given_no_prompt() -> None:
+    model, rng = p2p_lab.load(), np.random.default_rng(0)
+    empty = {
+        "white": Image.new("RGB", (64, 64), "white"),
+        "black": Image.new("RGB", (64, 64), "black"),
+        "transparent": Image.new("RGBA", (64, 64), (9, 200, 30, 0)),
+        "blue": Image.new("RGB", (64, 64), "blue"),
+        "noise": rng.random((64, 64, 3)),
+        "large noise": rng.integers(0, 256, (512, 512, 3), dtype=np.uint8),
+        "black and white noise": rng.integers(0, 2, (64, 64)).astype(bool),
+    }
+    for name, picture in empty.items():
+        with pytest.raises(ValueError, match="Nothing of this world is in"):
+            print(name, suggest_prompt(model, picture))

@@ -241,3 +241,23 @@ def test_inputs_are_left_as_they_were() -> None:
     metrics.foreground_ssim(a, b, mask)
     for now, then in zip((a, b, mask), before, strict=True):
         assert np.array_equal(now, then)
+
+
+@pytest.mark.parametrize("scale", [255.0, 2.0, -1.0])
+def test_pictures_outside_their_range_are_refused(scale: float) -> None:
+    picture = np.random.default_rng(0).random((16, 16, 3)) + 0.5
+    with pytest.raises(ValueError, match="0…1"):
+        metrics.psnr(picture * scale, picture * scale)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_mask_with_some_overshoot_is_cut_at_one_half(kind: type) -> None:
+    rng = np.random.default_rng(1)
+    one = rng.random((16, 16, 3))
+    two, mask = one.copy(), np.zeros((16, 16), kind)
+    two[:8], mask[:8] = rng.random((8, 16, 3)), 1.02
+    assert metrics.background_psnr(one, two, mask) == float("inf")
+    for wrong in (mask * 200, mask * 2, -mask, mask * np.nan):
+        with pytest.raises(ValueError, match="mask"):
+            metrics.background_psnr(one, two, wrong)
+    assert metrics.background_psnr(one, two, (mask > 0).astype(np.uint8) * 255) == float("inf")

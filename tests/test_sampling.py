@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import warnings
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -687,6 +689,88 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nan latents": ({"latents": torch.full((1, 4, 16, 16), torch.nan)}, "finite"),
     "integer latents": ({"latents": torch.zeros(1, 4, 16, 16).long()}, "floating-point"),
 }
+
+
+BAD |= {
+    "a seed with a point": ({"seed": 1.0}, "whole number from 0"),
+    "no seed at all": ({"seed": None}, "whole number from 0"),
+    "a seed that is text": ({"seed": "7"}, "whole number from 0"),
+    "a seed that is a yes": ({"seed": True}, "whole number from 0"),
+    "a table of seeds": ({"seed": np.zeros((2, 2), int)}, "whole number from 0"),
+    "a seed beyond all": ({"seed": 10**400}, "whole number from 0"),
+    "a generator": ({"seed": torch.Generator()}, "whole number from 0"),
+    "half a size": ({"size": (64,)}, r"\(height, width\)"),
+    "a size of three": ({"size": (64, 64, 3)}, r"\(height, width\)"),
+    "a size beyond all": ({"size": 10**400}, r"\(height, width\)"),
+    "a size that is text": ({"size": "64"}, r"\(height, width\)"),
+    "guidance beyond all": ({"guidance_scale": 10**400}, "number from 1"),
+    "guidance as text": ({"guidance_scale": "7"}, "number from 1"),
+}
+
+
+@pytest.mark.parametrize("seed", [np.int64(4), np.uint8(4), torch.tensor(4), np.array(4)])
+def test_whole_numbers_of_numpy_and_torch_are_seeds(sd: Denoiser, seed: Any) -> None:
+    wanted = generate(sd, CAT, seed=4, steps=1)
+    run = generate(sd, CAT, seed=seed, steps=1)
+    assert isinstance(run, Run) and type(run.seed) is int
+    assert torch.equal(run.pixels, wanted.pixels)
+    batch = generate(sd, CAT, seed=np.array([4, 9]), steps=1)  # type: ignore[call-overload]
+    assert [one.seed for one in batch] == [4, 9]
+
+
+def test_a_run_from_given_noise_has_no_seed(sd: Denoiser) -> None:
+    noise = noise_of(5, (1, 4, 16, 16))
+    run = generate(sd, CAT, latents=noise, steps=1)
+    assert run.seed is None and torch.equal(run.pixels, generate(sd, CAT, seed=5, steps=1).pixels)
+
+
+@pytest.mark.parametrize("name", ["guidance", "latents", "scale", "negative scale", "small"])
+def test_finite_in_is_finite_out_or_an_error_that_names_the_setting(
+    sd32: Denoiser, name: str
+) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "guidance": {"guidance_scale": 1e30},
+        "latents": {"latents": noise_of(1, (1, 4, 16, 16)) * 1e30},
+        "small": {"latents": noise_of(1, (1, 4, 16, 16)) * 1e-30},
+    }
+    said = {"guidance": "guidance_scale=1e", "latents": "first latents [1-9]"}
+    try:
+        run = generate(sd32, CAT, steps=3, **options.get(name, {}))
+        if "scale" in name:
+            how = [Reweight("grass", -1e30 if "negative" in name else 1e30)]
+            run = edit(run, CAT, how)
+        assert torch.isfinite(run.pixels).all()
+    except ValueError as error:
+        assert "grew too large" in str(error)
+        assert re.search(said.get(name, "Reweight 1e"), str(error))
+    assert torch.isfinite(generate(sd32, CAT, steps=1).pixels).all()  # the model is as it was
+
+
+def test_the_default_precision_of_torch_does_not_change_a_picture(
+    sd32: Denoiser,
+) -> None:
+    from p2p_lab.edits import Move
+    from p2p_lab.inversion import invert
+    from p2p_lab.scenes import render, sample_scene
+
+    def everything() -> list[Tensor]:
+        run = generate(sd32, CAT, seed=3, steps=3)
+        fence = LocalBlend("cat", "dog", threshold=0.9, mask=torch.ones(4, 4).tolist())
+        edited = edit(run, DOG, [*SWAP, fence], guidance_scale=3.0, reuse=False)
+        joint = edit(without_tape(run), CAT, [Move("cat", (0, 0.2), threshold=0.7)])
+        photo = invert(sd32, run.image, CAT, method="edit-friendly", steps=3)
+        scene = render([sample_scene(4)], 64).images
+        runs = [run, edited, joint, photo]
+        return [scene, *(one.pixels for one in runs), noise_of(3, (2, 2))]
+
+    usual = everything()
+    torch.set_default_dtype(torch.float64)
+    try:
+        changed = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, two in zip(usual, changed, strict=True):
+        assert one.dtype == two.dtype and torch.equal(one, two)
 
 
 @pytest.mark.parametrize("name", list(BAD))

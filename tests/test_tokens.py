@@ -346,3 +346,10 @@ def test_an_alignment_prints_as_a_table() -> None:
     assert ["2", "pol", "<-", "2", "cat", "0.333"] in lines
     assert ["5", ",", "new"] in lines
     assert lines[-1] == ["padding:", "23", "tokens,", "23", "matched"]
+
+
+def test_a_word_of_thousands_of_combining_marks_is_one_word() -> None:
+    from p2p_lab.tokens.words import word_chars
+
+    text = "a cat" + "\u0301" * 2000 + " on grass"
+    assert [text[start:stop] for start, stop in word_chars(text)][2:] == ["on", "grass"]

@@ -652,7 +652,7 @@ def test_strip_and_gif_hold_every_picture_shown(
 def test_a_folder_that_cannot_be_written_is_told(
     panel: EditPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Any, *_: Any) -> Any:
+    def refuse(self: Any, *_: Any, **__: Any) -> Any:
         raise PermissionError("[Errno 13] Permission denied: 'edit.gif'")
 
     monkeypatch.setattr(Path, "open", refuse)

@@ -118,9 +118,11 @@ def _loudness(heat: Tensor, size: tuple[int, int], *, pool: bool) -> Tensor:
 
 def _own(fences: Sequence[tuple[BlendPlan, float]], size: tuple[int, int]) -> Tensor:
     """Bring the user's masks to the latents' size by averaging, and mix them, (1, 1, H, W)."""
-    total = torch.zeros(1, 1, *size)
+    total = torch.zeros(1, 1, *size, dtype=torch.float32, device="cpu")
     for fence, share in fences:
-        mask = torch.ones(1, 1) if fence.mask is None else fence.mask
-        own = F.interpolate(mask[None, None].float(), size=size, mode="area")
-        total = total + share * own.cpu()
+        own = torch.ones_like(total)
+        if fence.mask is not None:
+            mask = fence.mask[None, None].float().cpu()
+            own = F.interpolate(mask, size=size, mode="area")
+        total = total + share * own
     return total

@@ -199,12 +199,19 @@ def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) ->
     before = {name: host.processor for name, host in hosts.items()}
     _refuse(module, before)
     try:
-        for name, host in hosts.items():
-            host.set_processor(_Wrapped(before[name], sites[name], controller))
-        yield
-    finally:
-        for name, host in hosts.items():
-            host.set_processor(before[name])
+        try:
+            for name, host in hosts.items():
+                host.set_processor(_Wrapped(before[name], sites[name], controller))
+            yield
+        finally:
+            _restore(hosts, before)
+    finally:  # again, for an interrupt may have come while they were put back
+        _restore(hosts, before)
+
+
+def _restore(hosts: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    for name, host in hosts.items():
+        host.set_processor(before[name])
 
 
 # Not module.set_default_attn_processor(): in a U-Net it installs the plain AttnProcessor.

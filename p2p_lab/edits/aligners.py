@@ -9,8 +9,15 @@ from typing import Protocol, get_args
 import torch
 from torch import Tensor
 
-from p2p_lab.edits.places import check_window, cross_steps, is_number, self_steps_of, tokens_in
-from p2p_lab.edits.plan import EditPlan, Joint, Window
+from p2p_lab.edits.places import (
+    check_window,
+    cross_steps,
+    is_number,
+    self_steps_of,
+    tokens_in,
+    word_and_place,
+)
+from p2p_lab.edits.plan import EditPlan, Joint, Window, Word
 from p2p_lab.tokens import (
     Alignment,
     AlignmentError,
@@ -37,7 +44,8 @@ class _Aligner:
         cross: window in which a matched token takes the source's map; its end is the paper's tau.
         self_attention: window in which the self-attention maps are taken from the source.
         self_pixels: largest site, in positions, whose self-attention is taken.
-        words: word of the target -> its own window in place of `cross`.
+        words: word of the target -> its own window in place of `cross`; ("cat", 1) is the second of
+            several equal words.
         alignment: an alignment set by hand in place of the one that is found.
         joint: what a joint softmax over words and image takes in `self_attention`'s window.
     """
@@ -45,7 +53,7 @@ class _Aligner:
     cross: Window = (0.0, 0.8)
     self_attention: Window = (0.0, 0.4)
     self_pixels: int = 256
-    words: Mapping[str, Window] = field(default_factory=dict)
+    words: Mapping[Word, Window] = field(default_factory=dict)
     alignment: Alignment | None = None
     joint: Joint = "maps"
 
@@ -61,6 +69,7 @@ class _Aligner:
                 f"{self.words!r:.80}."
             )
         for word, window in self.words.items():
+            word_and_place(word)
             check_window(f"words[{word!r}]", window)
         if (
             isinstance(self.self_pixels, bool)
@@ -107,7 +116,8 @@ class _Aligner:
         inside = torch.zeros(plan.steps, plan.length, dtype=torch.bool)
         inside[cross_steps(self.cross, plan)] = True
         for word, window in self.words.items():
-            tokens = tokens_in(target, word, plan, "words=")
+            text, place = word_and_place(word)
+            tokens = tokens_in(target, text, plan, "words=", place)
             inside[:, tokens] = False
             steps = cross_steps(window, plan)
             inside[steps.start : steps.stop, tokens] = True
@@ -125,7 +135,7 @@ class Replace(_Aligner):
         cross: window, as fractions of the schedule from noise (0) to image (1).
         self_attention: window of the self-attention injection.
         self_pixels: largest site, in positions, that it touches.
-        words: target word -> window of its own.
+        words: target word -> window of its own; ("cat", 1) is the second of several equal words.
         alignment: an `align_words(source, target, pairs=...)` of your own.
         joint: for models whose words and image share a softmax (IF, SD3, Flux), an extension:
             "maps" takes the source's block of it as in other models; "queries" the source's image
@@ -151,7 +161,7 @@ class Refine(_Aligner):
         cross: window, as fractions of the schedule from noise (0) to image (1).
         self_attention: window of the self-attention injection.
         self_pixels: largest site, in positions, that it touches.
-        words: target word -> window of its own.
+        words: target word -> window of its own; ("cat", 1) is the second of several equal words.
         alignment: an alignment of your own.
         joint: "maps" or "queries", as in `Replace`.
 

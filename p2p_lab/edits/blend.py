@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from p2p_lab.edits.places import is_number, nearest_step, tokens_in
-from p2p_lab.edits.plan import BlendPlan, EditPlan
+from p2p_lab.edits.places import is_number, nearest_step, tokens_in, word_and_place
+from p2p_lab.edits.plan import BlendPlan, EditPlan, Word
 from p2p_lab.tokens import Prompt
+
+Words = Word | Sequence[Word]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class LocalBlend:
         target_words: word(s) of the target prompt that mark it; the source words by default.
         threshold: part of the map's maximum above which a pixel belongs to the region.
         start: fraction of the schedule before which nothing is blended.
-        subtract: word(s), of either prompt, whose region must stay as it was.
+        subtract: word(s), of either prompt, whose region must stay as it was. Here and above,
+            ("cat", 1) is the second of several equal words.
         mask: a mask of your own, (H, W), 0 or False where nothing may change. Alone, or
             multiplied with the mask of the words.
 
@@ -35,11 +38,11 @@ class LocalBlend:
         ValueError: no word and no mask, a threshold or start outside 0 to 1, or a bad mask.
     """
 
-    source_words: str | Sequence[str] = ()
-    target_words: str | Sequence[str] | None = None
+    source_words: Words = ()
+    target_words: Words | None = None
     threshold: float = 0.3
     start: float = 0.2
-    subtract: str | Sequence[str] = ()
+    subtract: Words = ()
     mask: Any = None
 
     def __post_init__(self) -> None:
@@ -52,6 +55,9 @@ class LocalBlend:
             raise ValueError(
                 "LocalBlend needs a region: name source_words and target_words, or pass mask=."
             )
+        for words in (self.source_words, self.target_words, self.subtract):
+            for word in _listed(words):
+                word_and_place(word)
         if self.mask is not None:
             checked_mask(self.mask)
 
@@ -79,26 +85,32 @@ class LocalBlend:
 
 
 def _all_tokens(
-    prompt: Prompt, words: Sequence[str], plan: EditPlan, where: str
+    prompt: Prompt, words: Sequence[Word], plan: EditPlan, where: str
 ) -> tuple[int, ...]:
-    found = {token for word in words for token in tokens_in(prompt, word, plan, where)}
+    found: set[int] = set()
+    for text, place in map(word_and_place, words):
+        found |= {*tokens_in(prompt, text, plan, where, place)}
     return tuple(sorted(found))
 
 
-def _present(words: Sequence[str], prompt: Prompt) -> list[str]:
-    return [word for word in words if prompt.find(word)]
+def _present(words: Sequence[Word], prompt: Prompt) -> list[Word]:
+    """Return the words that stand in a prompt, at the place that is named if one is."""
+    named = [(word, *word_and_place(word)) for word in words]
+    return [word for word, text, place in named if len(prompt.find(text)) > (place or 0)]
 
 
-def _check_subtract(words: Sequence[str], source: Prompt, target: Prompt, plan: EditPlan) -> None:
+def _check_subtract(words: Sequence[Word], source: Prompt, target: Prompt, plan: EditPlan) -> None:
     for word in words:
-        if plan.compat is None and not source.find(word):
-            tokens_in(target, word, plan, "subtract")
+        if plan.compat is None and not _present([word], source):
+            text, place = word_and_place(word)
+            tokens_in(target, text, plan, "subtract", place)
 
 
-def _listed(words: str | Sequence[str] | None) -> tuple[str, ...]:
+def _listed(words: Words | None) -> tuple[Word, ...]:
     if words is None:
         return ()
-    return (words,) if isinstance(words, str) else tuple(words)
+    one = isinstance(words, str) or (len(words) == 2 and isinstance(words[1], int))
+    return (cast(Word, words),) if one else cast(tuple[Word, ...], tuple(words))
 
 
 def checked_mask(mask: Any) -> Tensor:

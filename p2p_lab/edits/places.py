@@ -55,6 +55,22 @@ def cross_steps(window: Window, plan: EditPlan) -> range:
     return range(start, end)
 
 
+def word_and_place(word: Any) -> tuple[str, int | None]:
+    """Return a word and which of its places is meant: "cat" is all of them, ("cat", 1) the second.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text, place = word if isinstance(word, tuple) and len(word) == 2 else (word, None)
+    whole = place is None or (isinstance(place, int) and not isinstance(place, bool))
+    if not isinstance(text, str) or not whole:
+        raise ValueError(
+            'A word is named by its text, as "cat", or with the number of its place from 0, as '
+            f'("cat", 1); got {word!r:.80}.'
+        )
+    return text, place
+
+
 def tokens_in(
     prompt: Prompt, word: str, plan: EditPlan, where: str, occurrence: int | None = None
 ) -> list[int]:

@@ -15,6 +15,7 @@ from p2p_lab.tokens import Prompt
 from p2p_lab.tokens.alignment import Compat
 
 Window = tuple[float, float]
+Word = str | tuple[str, int]  # a word, or one of its places, from 0
 Joint = Literal["maps", "queries"]
 
 
@@ -239,7 +240,9 @@ class EditPlan:
     @cached_property
     def keeps_places(self) -> bool:
         """Return whether each token is fed from its own place: the mapper is the identity."""
-        return torch.equal(self.mapper, torch.eye(self.length).to(self.mapper))
+        return torch.equal(
+            self.mapper, torch.eye(self.length, dtype=self.mapper.dtype, device=self.mapper.device)
+        )
 
     @cached_property
     def _copies(self) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:

@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from numpy.typing import NDArray
 
 CMAP = "viridis"  # perceptually uniform, and its lightness still rises when printed in grey
@@ -30,6 +32,11 @@ class LabFigure(Figure):
     """A figure with alternative text, which a notebook shows together with the picture."""
 
     alt: str = ""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw the figure with every text as it is written: a "$" is no mathematics."""
+        as_written(self)
+        super().draw(renderer)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the picture, its alternative text as plain text and as metadata."""
@@ -65,8 +72,22 @@ def alt_text(drawn: Drawn) -> str:
     return str(getattr(_owner(drawn), "alt", ""))
 
 
+def as_written(drawn: Drawn) -> None:
+    """Have all texts drawn as text, but for the numbers at axes, which may have exponents."""
+    axes = drawn.axes if isinstance(drawn, Figure) else [drawn]
+    numbers: set[int] = set()
+    for axis in (axis for ax in axes for axis in (ax.xaxis, ax.yaxis)):
+        if not isinstance(axis.get_major_formatter(), FixedFormatter):  # names that were given
+            labels = (*axis.get_ticklabels(which="both"), axis.get_offset_text())
+            numbers |= {id(label) for label in labels}
+    for text in drawn.findobj(Text):
+        if isinstance(text, Text) and id(text) not in numbers:
+            text.set_parse_math(False)
+
+
 def describe(drawn: Drawn, text: str) -> None:
     """Set the alternative text of a figure, or add that of one axes to its figure's."""
+    as_written(drawn)
     before = alt_text(drawn) if isinstance(drawn, Axes) else ""
     _owner(drawn).alt = f"{before} {text}".strip()
 

@@ -77,7 +77,7 @@ def overlay(image: Any, heat: Any, *, top: float | None = None) -> Floats:
     """
     picture = to_array(image)
     light = upsample(heat, *picture.shape[:2])
-    light = np.clip(light / (top or light.max() or 1.0), 0, 1)
+    light = np.clip(light / (top or max(light.max(), 0) or 1.0), 0, 1)
     return np.asarray(picture * (0.12 + 0.88 * light[..., None]))  # (H, W, 3)
 
 
@@ -88,6 +88,7 @@ def show_map(
     title: str = "",
     top: float | None = None,
     mask: Any = None,
+    low: float | None = None,
 ) -> Drawn:
     """Draw one heatmap with its range; with a true mask also its outline and scores.
 
@@ -97,10 +98,13 @@ def show_map(
         title: usually the word.
         top: upper end of the colour scale; the map's maximum by default.
         mask: (H, W), where the word really is.
+        low: lower end; 0 by default, or the minimum of a map that goes below (a fader below 0).
     """
     values = _heat(heat)
     ax, drawn = axes_or_new(ax, 2.6, 3.0)
-    ax.imshow(values, cmap=CMAP, vmin=0, vmax=top or values.max() or 1.0, interpolation="nearest")
+    bottom, highest = _range([values])
+    bottom, highest = bottom if low is None else low, top or highest
+    ax.imshow(values, cmap=CMAP, vmin=bottom, vmax=highest, interpolation="nearest")
     ax.set_axis_off()
     said = f"max {values.max():.2f}, mean {values.mean():.3f}"
     if mask is not None:
@@ -149,7 +153,7 @@ def show_maps(
     """
     heats = _collect(maps, words)
     picture = image if image is not None else getattr(maps, "image", None)
-    top = max(float(heat.max()) for heat in heats.values()) or 1.0
+    low, top = _range(list(heats.values()))
     first = 1 if picture is not None else 0
     count = len(heats) + first
     figure, grid = panels(count, columns=columns, size=1.55, rows_each=1 + first)
@@ -158,22 +162,33 @@ def show_maps(
         show_picture(rows[0], picture, "picture")
         rows[0].set_anchor("N")
     for i, (word, heat) in enumerate(heats.items(), start=first):
-        show_map(heat, rows[i], title=word, top=top, mask=(masks or {}).get(word))
+        show_map(heat, rows[i], title=word, top=top, mask=(masks or {}).get(word), low=low)
         if picture is not None:
             wide[i].imshow(overlay(picture, heat), interpolation="nearest")
             wide[i].set_anchor("N")
-    scale = ScalarMappable(Normalize(0, top), CMAP)
+    scale = ScalarMappable(Normalize(low, top), CMAP)
     bar = figure.colorbar(scale, ax=grid, shrink=0.8, pad=0.01)
-    bar.set_label(f"mean probability, 0 … {top:.2f}", fontsize=SMALL)
+    bar.set_label(f"mean probability, {_edge(low)} … {_edge(top)}", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    figure.alt = _maps_alt(heats, top)
+    figure.alt = _maps_alt(heats, low, top)
     return figure
 
 
-def _maps_alt(heats: Mapping[str, Floats], top: float) -> str:
+def _range(heats: Sequence[Floats]) -> tuple[float, float]:
+    """Return the range of a colour scale: 0 and all that is in the maps, never empty."""
+    low = min(0.0, *(float(heat.min()) for heat in heats))
+    top = max(0.0, *(float(heat.max()) for heat in heats))
+    return low, top if top > low else low + 1.0
+
+
+def _edge(value: float) -> str:
+    return f"{value:.2f}" if value else "0"
+
+
+def _maps_alt(heats: Mapping[str, Floats], low: float, top: float) -> str:
     """Say which word is loudest, and where each looks."""
     places = [f'"{word}" peaks {_where(heat)} at {heat.max():.2f}' for word, heat in heats.items()]
-    return f"Heatmaps of {len(heats)} words on the shared scale 0 to {top:.2f}: " + (
+    return f"Heatmaps of {len(heats)} words on the shared scale {_edge(low)} to {_edge(top)}: " + (
         "; ".join(places) + "."
     )
 

@@ -150,7 +150,7 @@ def _on_white(image: Image) -> Image:
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_bytes(_sixteen_bits(np.asarray(image)))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         clear = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, (*WHITE, 255)), clear).convert(
@@ -159,13 +159,19 @@ def _on_white(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale a grey picture of 16 or 32 bits, or of floats, to 8 bits."""
-    if grey.dtype.kind == "f":
-        top = 1.0 if grey.max() <= 1 else 255.0
-    else:
-        top = 255.0 if grey.max() <= 255 else 65535.0
-    return np.asarray((np.clip(grey / top, 0, 1) * 255).round(), dtype=np.uint8)
+def _sixteen_bits(grey: NDArray[Any]) -> NDArray[Any]:
+    """Return a grey picture of 16 bits as such, also where PIL opens it with 32; floats as is.
+
+    The range is that of the mode, not of what happens to be in the picture: dark stays dark.
+    """
+    if grey.dtype.kind == "f" or grey.dtype == np.uint16:
+        return grey
+    if grey.min() < 0 or grey.max() > 65535:
+        raise PictureError(
+            f"A grey picture of whole numbers lies in 0…65535, got {grey.min()} to {grey.max()}. "
+            "Scale it to 8 or 16 bits first."
+        )
+    return grey.astype(np.uint16)
 
 
 def _from_array(values: NDArray[Any] | Tensor) -> Image:

@@ -10,12 +10,16 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from p2p_lab.inversion.pictures import load_image
+from torch import Tensor
+
+from p2p_lab.inversion.pictures import load_image, to_tensor
 from p2p_lab.models import Denoiser
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+EVEN = 0.02  # standard deviation of a picture in 0 … 1 below which it shows nothing
+NOISE = 0.9
 Captioner = Callable[["Image"], str]
 
 
@@ -55,7 +59,27 @@ def _judged(model: Denoiser, image: Any) -> str:
             "Write the prompt yourself, or name a captioning network: captioner='path/to/blip'."
         )
     usual = model.defaults
-    return load_judge().suggest(load_image(image, (usual.height, usual.width)))
+    picture = load_image(image, (usual.height, usual.width))
+    _refuse_empty(to_tensor(picture)[0])
+    return load_judge().suggest(picture)
+
+
+def _refuse_empty(pixels: Tensor) -> None:
+    """Refuse a picture (3, H, W) that shows nothing: one even colour, or noise.
+
+    In noise a pixel differs from its neighbour as much as from any other: |Δ| is 1.13 times the
+    standard deviation. In 200 scenes of the bundled world it is 0.70 at most.
+
+    Raises:
+        ValueError: If there is nothing to see.
+    """
+    spread = float(pixels.std(dim=(1, 2)).mean())
+    steps = [pixels.diff(dim=dim).abs().mean() for dim in (1, 2)]
+    if spread < EVEN or float(min(steps)) > NOISE * spread:
+        raise ValueError(
+            "Nothing of this world is in this picture: it is "
+            f"{'one even colour' if spread < EVEN else 'noise'}. Write the prompt yourself."
+        )
 
 
 def load_captioner(name_or_path: str | os.PathLike[str]) -> Captioner:

@@ -36,8 +36,8 @@ def suggest_caption(verdict: Verdict) -> str:
     if not seen:
         best = max(verdict.probabilities, key=lambda name: verdict.probabilities[name])
         raise ValueError(
-            "The judge sees no object it knows in this picture (nearest: "
-            f"{best}, probability {verdict.probabilities[best]:.2f}); write a prompt yourself."
+            "Nothing of this world is in this picture: the judge sees no object it knows (nearest: "
+            f"{best}, probability {verdict.probabilities[best]:.2f}). Write the prompt yourself."
         )
     relation, roles = _arrange(seen)
     things = tuple(_thing(verdict, one, role, relation) for one, role in roles)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+OVERSHOOT = 0.1  # what resizing may leave beyond 0 and 1 in a mask
+BEYOND = 0.5  # what noise may add beyond 0 and 1 in a picture; -1 … 1 and 0 … 255 are refused
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -38,6 +40,12 @@ def to_picture(values: Any, name: str) -> Floats:
         raise ValueError(
             f"{name} holds NaN or infinite values. Look for a failed run (half dtype?)."
         )
+    low, high = floats.min(initial=0.0), floats.max(initial=0.0)
+    if low < -BEYOND or high > 1 + BEYOND:
+        raise ValueError(
+            f"{name} must lie in 0…1 as floats, or in 0…255 as whole numbers, got {low:.4g} to "
+            f"{high:.4g} of {array.dtype}. Divide by 255 if it is an 8-bit picture."
+        )
     return floats if floats.ndim == 3 else floats[..., None]  # (H, W, C)
 
 
@@ -60,7 +68,17 @@ def to_mask(mask: Any, shape: tuple[int, ...]) -> Bools:
         raise ValueError(
             f"The mask must be (H, W) = {shape[:2]} like the picture, got {array.shape}."
         )
-    return array if array.dtype == np.bool_ else array > (0.5 if array.max(initial=0) <= 1 else 127)
+    if array.dtype == np.bool_:
+        return array
+    whole, high = np.issubdtype(array.dtype, np.integer), array.max(initial=0)
+    if not np.isfinite(array).all() or array.min(initial=0) < (0 if whole else -OVERSHOOT):
+        raise ValueError("A mask holds finite numbers from 0 on, or booleans.")
+    if high > 255 or (not whole and high > 1 + OVERSHOOT):
+        raise ValueError(
+            f"A mask must lie in 0…1, or in 0…255 as whole numbers, got up to {high:.4g} of "
+            f"{array.dtype}. Divide it by its maximum, or pass mask > threshold."
+        )
+    return array > (127 if whole and high > 1 else 0.5)
 
 
 def to_region(mask: Any, shape: tuple[int, ...], *, foreground: bool) -> Bools:

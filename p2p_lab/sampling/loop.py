@@ -139,7 +139,9 @@ def walk(
 
     Raises:
         Cancelled: If `watch` asks to stop.
+        ValueError: If the latents become NaN or infinite.
     """
+    begun = float(latents.abs().max()) / schedule.initial_scale
     for step in range(first, schedule.steps):
         if watch.cancel is not None and watch.cancel.is_set():
             raise Cancelled(f"The run was cancelled before step {step} of {schedule.steps}.")
@@ -148,10 +150,39 @@ def walk(
         noise = None if noise_maps is None else noise_maps[step]
         before, latents = latents, schedule.advance(latents, noise_pred, step, noise=noise)
         latents = after_step(step, latents)
+        check_finite(latents, begun, texts, controller, f"after step {step}")
         if watch.on_step is not None:
             preview = _previewer(model, schedule, before, noise_pred, step)
             watch.on_step(step, schedule.steps, preview)
         yield latents
+
+
+def check_finite(
+    values: Tensor, begun: float, texts: Texts, controller: Controller, when: str
+) -> None:
+    """Refuse to go on with what is no number, and name the settings that can cause it.
+
+    Args:
+        values: Latents or pixels.
+        begun: Largest of the first latents, in units of standard noise.
+        texts: Has the guidance.
+        controller: Has the plan.
+        when: For the message.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    if bool(torch.isfinite(values).all()):
+        return
+    plan = controller.plan
+    gain = 1.0 if plan is None else float((plan.source_gain.abs() + plan.target_gain.abs()).max())
+    raise ValueError(
+        f"The numbers grew too large to compute with {when}, so there is no picture. The settings "
+        f"that can cause it: guidance_scale={float(torch.as_tensor(texts.guidance).max()):.4g}, "
+        f"the largest scale of a Reweight {gain:.4g}, the largest of the first latents "
+        f"{begun:.4g}, precision {values.dtype}. Usual are 1 to 20, -10 to 10, 5, and float32: "
+        "lower what lies outside, or load the model with dtype=torch.float32."
+    )
 
 
 def _previewer(

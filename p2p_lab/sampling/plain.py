@@ -11,7 +11,16 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling.loop import CancelToken, OnStep, Texts, Watch, bar, session, walk
+from p2p_lab.sampling.loop import (
+    CancelToken,
+    OnStep,
+    Texts,
+    Watch,
+    bar,
+    check_finite,
+    session,
+    walk,
+)
 from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
@@ -172,6 +181,8 @@ class _Plain:
             )
             path = [latents, *bar(steps, settings.steps, show=watch.progress)]
             pixels = model.decode(path[-1])
+            begun = float(self.noise.abs().max())
+            check_finite(pixels, begun, self._texts(), controller, "while decoding")
         return self._results(controller, path, pixels)
 
     def _tapes(self, sites: dict[str, Site]) -> list[AttentionTape]:

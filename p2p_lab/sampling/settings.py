@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from p2p_lab.models import Denoiser
 from p2p_lab.sampling.schedules import Sampler, Schedule, make_schedule
 
 Record = Literal["tape", "store", "none"]
+MOST_PIXELS = 2**16  # a side
 Size = int | tuple[int, int]
 
 
@@ -44,7 +46,7 @@ class Settings:
         scale = check_guidance(usual.guidance_scale if guidance_scale is None else guidance_scale)
         if size is None:
             size = (usual.height, usual.width)
-        full = (size, size) if isinstance(size, int) else (size[0], size[1])
+        full = _height_and_width(size)
         if record not in get_args(Record):
             raise ValueError(f"record={record!r} is not known; use one of {get_args(Record)}.")
         shape = model.latent_shape(full)
@@ -58,9 +60,32 @@ def check_guidance(scale: float) -> float:
     Raises:
         ValueError: If it is not.
     """
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 1:
+    try:
+        number = math.nan if isinstance(scale, (bool, str)) else float(scale)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # arrays; 10**400; tensors
+        number = math.nan
+    if not math.isfinite(number) or number < 1:
         raise ValueError(
-            f"guidance_scale={scale!r} is not possible: give a number from 1 on "
+            f"guidance_scale={scale!r:.80} is not possible: give a number from 1 on "
             "(no guidance, which is 0 in diffusers). 3 to 10 are usual."
         )
-    return scale
+    return scale if isinstance(scale, (int, float)) else number
+
+
+def _height_and_width(size: Size) -> tuple[int, int]:
+    """Return a size as (height, width); one whole number is a square.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    parts = size if isinstance(size, (tuple, list)) else (size, size)
+    try:
+        height, width = (operator.index(part) for part in parts if not isinstance(part, bool))
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (0 < height <= MOST_PIXELS and 0 < width <= MOST_PIXELS):
+        raise ValueError(
+            f"size={size!r:.80} is not possible: give a whole number of pixels for a square, or "
+            "(height, width), both positive multiples of what the model works in."
+        )
+    return height, width

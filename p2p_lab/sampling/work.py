@@ -13,7 +13,7 @@ from torch import Tensor
 from p2p_lab.attention import AttentionTape, Controller, ControllerState, Rows, Site
 from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling.loop import Texts, Watch, bar, session, walk
+from p2p_lab.sampling.loop import Texts, Watch, bar, check_finite, session, walk
 from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.placing import encode_target, placed
 from p2p_lab.sampling.runs import Run
@@ -104,6 +104,7 @@ class Work:
         with session(self.model, controller, self.sites):
             path = self._walk(controller, texts, path, states if share else None, first, watch)
             pixels = self.model.decode(path[-1])
+            check_finite(pixels, float(path[0].abs().max()), texts, controller, "while decoding")
         if share:
             self._remember(path, states)
         return self._results(controller, path, pixels, note)
@@ -157,7 +158,11 @@ class Work:
         scale: float | Tensor = settings.guidance_scale
         if source.guidance_scale != scale:
             scales = [source.guidance_scale] * self.count + [settings.guidance_scale] * self.count
-            scale = torch.tensor(scales).to(positive.tokens).view(-1, 1, 1, 1)
+            scale = (
+                torch.tensor(scales, dtype=torch.float32, device="cpu")
+                .to(positive.tokens)
+                .view(-1, 1, 1, 1)
+            )
         return Texts(
             Conditioning.stack([own, positive]),
             Conditioning.stack([negative, negative]),

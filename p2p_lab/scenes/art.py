@@ -92,7 +92,11 @@ def recolour(sprite: Tensor, attribute: str) -> Tensor:
 
 def _grain(size: int) -> Tensor:
     """Return the luminance pattern (S, S) of wood."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(0, 1, size, dtype=torch.float32),
+        torch.linspace(0, 1, size, dtype=torch.float32),
+        indexing="ij",
+    )
     return 0.11 * torch.sin(44 * y + 5 * torch.sin(5 * x) + 2 * x)
 
 

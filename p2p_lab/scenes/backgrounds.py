@@ -24,13 +24,13 @@ LIGHT = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.74, 0.60), "night": (0.30, 0.
 
 def coordinates(size: int) -> tuple[Tensor, Tensor]:
     """Return x and y of the pixel centres, each (1, 1, S, S), in (0, 1)."""
-    line = (torch.arange(size) + 0.5) / size
+    line = (torch.arange(size, dtype=torch.float32) + 0.5) / size
     y, x = torch.meshgrid(line, line, indexing="ij")
     return x[None, None], y[None, None]
 
 
 def _colour(*rgb: float) -> Tensor:
-    return torch.tensor(rgb).view(1, 3, 1, 1)
+    return torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1)
 
 
 def _mix(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
@@ -89,10 +89,12 @@ def plain(u: Tensor, time: str, size: int) -> tuple[Tensor, Tensor]:
     """Draw one pastel colour, a little darker below."""
     _, y = coordinates(size)
     hue = _number(u, 0, 0, 6.283)
-    shifts = torch.tensor([0.0, 2.094, 4.189]).view(1, 3, 1, 1)
+    shifts = torch.tensor([0.0, 2.094, 4.189], dtype=torch.float32).view(1, 3, 1, 1)
     base = 0.80 + 0.13 * torch.cos(hue + shifts)
     picture = (base * (1.06 - 0.16 * y)).clamp(0, 1)
-    return picture.expand(len(u), 3, size, size) * _colour(*LIGHT[time]), torch.zeros(1)
+    return picture.expand(len(u), 3, size, size) * _colour(*LIGHT[time]), torch.zeros(
+        1, dtype=torch.float32
+    )
 
 
 def _land(
@@ -207,7 +209,7 @@ def space(u: Tensor, time: str, size: int) -> tuple[Tensor, Tensor]:
     cx, cy = _number(u, 14, 0.1, 0.9), _number(u, 15, 0.08, 0.3)
     planet = _blob(x, y, cx, cy, 0.1, 0.1)
     shade = _mix(_colour(0.85, 0.55, 0.40), _colour(0.45, 0.22, 0.30), (x - cx) * 5 + 0.5)
-    return _mix(picture, shade.clamp(0, 1), planet), torch.zeros(1)
+    return _mix(picture, shade.clamp(0, 1), planet), torch.zeros(1, dtype=torch.float32)
 
 
 PLACES: dict[str, Place] = {
@@ -232,7 +234,7 @@ def snow_on_ground(picture: Tensor, ground: Tensor, degree: Tensor, light: Tenso
 def flakes(u: Tensor, degree: Tensor, size: int) -> Tensor:
     """Return the cover (B, 1, S, S) of falling snow: more and more flakes with the degree."""
     x, y = coordinates(size)
-    cover = torch.zeros(len(u), 1, size, size)
+    cover = torch.zeros(len(u), 1, size, size, dtype=torch.float32)
     for k in range(26):
         cx = _scatter(u[:, 0], 2 * k)
         cy = _scatter(u[:, 2], 2 * k + 1)

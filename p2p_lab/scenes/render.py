@@ -18,7 +18,7 @@ from p2p_lab.scenes.grammar import Phrase
 from p2p_lab.scenes.scene import Scene, Thing
 
 MAX_SIZE = 256
-PAPER = torch.tensor([0.97, 0.95, 0.90]).view(3, 1, 1)
+PAPER = torch.tensor([0.97, 0.95, 0.90], dtype=torch.float32).view(3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 64) -> Pictures:
     if not 16 <= size <= MAX_SIZE:
         raise ValueError(f"A picture's side lies between 16 and {MAX_SIZE} pixels; got {size}.")
     u = torch.stack([_numbers(scene.seed) for scene in scenes])  # (B, 16)
-    light = torch.tensor([backgrounds.LIGHT[scene.time] for scene in scenes])[..., None, None]
+    light = torch.tensor([backgrounds.LIGHT[scene.time] for scene in scenes], dtype=torch.float32)[
+        ..., None, None
+    ]
     images, ground = _places(scenes, u, size)
     images = _weather_behind(scenes, images, ground, light)
     colours, masks = _things(scenes, size)
@@ -73,13 +75,15 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 64) -> Pictures:
 
 
 def _numbers(seed: int) -> Tensor:
-    return torch.rand(16, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(
+        16, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32, device="cpu"
+    )
 
 
 def _places(scenes: Sequence[Scene], u: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Draw the places; return pictures (B, 3, S, S) and ground masks (B, 1, S, S)."""
-    images = torch.empty(len(scenes), 3, size, size)
-    ground = torch.empty(len(scenes), 1, size, size)
+    images = torch.empty(len(scenes), 3, size, size, dtype=torch.float32)
+    ground = torch.empty(len(scenes), 1, size, size, dtype=torch.float32)
     groups: dict[tuple[str, str], list[int]] = {}
     for i, scene in enumerate(scenes):
         groups.setdefault((scene.place, scene.time), []).append(i)
@@ -96,7 +100,9 @@ def _places(scenes: Sequence[Scene], u: Tensor, size: int) -> tuple[Tensor, Tens
 
 def _degree(scenes: Sequence[Scene], weather: str) -> tuple[list[int], Tensor]:
     rows = [i for i, scene in enumerate(scenes) if scene.weather == weather and scene.degree > 0]
-    return rows, torch.tensor([scenes[i].degree for i in rows]).view(-1, 1, 1, 1)
+    return rows, torch.tensor([scenes[i].degree for i in rows], dtype=torch.float32).view(
+        -1, 1, 1, 1
+    )
 
 
 def _weather_behind(
@@ -154,7 +160,7 @@ def _things(scenes: Sequence[Scene], size: int) -> tuple[Tensor, Tensor]:
         Premultiplied colours (B, K, 3, S, S) and covers (B, K, S, S).
     """
     count = max(len(scene.things) for scene in scenes)
-    out = torch.zeros(len(scenes), max(count, 1), 4, size, size)
+    out = torch.zeros(len(scenes), max(count, 1), 4, size, size, dtype=torch.float32)
     groups: dict[int, list[tuple[int, int, Thing, Tensor]]] = {}
     for b, scene in enumerate(scenes):
         for k, thing in enumerate(scene.things):
@@ -162,7 +168,9 @@ def _things(scenes: Sequence[Scene], size: int) -> tuple[Tensor, Tensor]:
             groups.setdefault(level, []).append((b, k, thing, art))
     for members in groups.values():
         art = torch.stack([member[3] for member in members])  # (N, 4, side, side)
-        theta = torch.tensor([_affine(member[2]) for member in members])  # (N, 2, 3)
+        theta = torch.tensor(
+            [_affine(member[2]) for member in members], dtype=torch.float32
+        )  # (N, 2, 3)
         grid = F.affine_grid(theta, [len(members), 4, size, size], align_corners=False)
         warped = F.grid_sample(art, grid, align_corners=False)  # (N, 4, S, S)
         out[[member[0] for member in members], [member[1] for member in members]] = warped

@@ -36,8 +36,8 @@ def word_chars(text: str) -> list[Span]:
 def _kind(text: str, i: int) -> str:
     if text[i].isspace():
         return "space"
-    if i > 0 and unicodedata.category(text[i])[0] == "M" and not text[i - 1].isspace():
-        return _kind(text, i - 1)  # an accent or variation sign belongs to what it stands on
+    while i > 0 and unicodedata.category(text[i])[0] == "M" and not text[i - 1].isspace():
+        i -= 1  # an accent or variation sign belongs to what it stands on
     return "word" if unicodedata.category(text[i])[0] in "LMN" or text[i] == "_" else "mark"
 
 

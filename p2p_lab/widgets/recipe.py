@@ -218,7 +218,7 @@ def _with_edit(recipe: Recipe, one: Edit) -> Recipe:
                 self_attention=float(one.self_attention[1]),
                 joint=one.joint,
             )
-    elif isinstance(one, LocalBlend) and one.mask is None:
+    elif isinstance(one, LocalBlend) and one.mask is None and not _placed(one):
         before = written(one.source_words)
         after = before if one.target_words is None else written(one.target_words)
         return recipe.with_(
@@ -227,6 +227,12 @@ def _with_edit(recipe: Recipe, one: Edit) -> Recipe:
     elif isinstance(one, Reweight):
         return recipe  # all faders together, afterwards
     raise ValueError(f"The panel has no control for {one!r:.100}. {_MORE}")
+
+
+def _placed(blend: LocalBlend) -> bool:
+    """Tell whether a local edit picks one of several equal words."""
+    words = (blend.source_words, blend.target_words or ())
+    return any(not isinstance(one, str) for some in words for one in some)
 
 
 def word_scales(
@@ -299,7 +305,7 @@ def listed(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for row in rows for word in row if word.strip())
 
 
-def written(words: str | Sequence[str]) -> str:
+def written(words: Any) -> str:
     """Write words as `listed` reads them."""
     rows = [(words,)] if isinstance(words, str) else [(word,) for word in words]
     lines = []

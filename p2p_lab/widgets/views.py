@@ -44,7 +44,7 @@ class MapView:
     def to_bytes(self) -> bytes:
         """Return all maps as 8 bits a cell, each scaled to its own maximum."""
         tops = self.maps.max(axis=(1, 2), keepdims=True)
-        scaled = 255 * self.maps / np.where(tops > 0, tops, 1)
+        scaled = 255 * self.maps.clip(0) / np.where(tops > 0, tops, 1)
         return bytes(scaled.round().astype("uint8").tobytes())
 
 
@@ -199,7 +199,7 @@ def lit_picture(picture: Image.Image, heat: Maps, look: str, top: float | None) 
     if look == "heat":
         from matplotlib import colormaps
 
-        values = upsample(heat, picture.height, picture.width) / (top or heat.max() or 1)
+        values = upsample(heat, picture.height, picture.width) / (top or max(heat.max(), 0) or 1)
         paint = colormaps["viridis"](np.clip(values, 0, 1))[..., :3]
         lit = 0.3 * np.asarray(picture.convert("RGB")) / 255 + 0.7 * paint
     else:
