@@ -243,7 +243,7 @@ def test_inputs_are_left_as_they_were() -> None:
         assert np.array_equal(now, then)
 
 
-@pytest.mark.parametrize("scale", [255.0, 2.0, -1.0])
+@pytest.mark.parametrize("scale", [255.0, 10.0, -10.0])
 def test_pictures_outside_their_range_are_refused(scale: float) -> None:
     picture = np.random.default_rng(0).random((16, 16, 3)) + 0.5
     with pytest.raises(ValueError, match="0…1"):

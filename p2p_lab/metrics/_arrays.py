@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OVERSHOOT = 0.1  # what resizing may leave beyond 0 and 1 in a mask
-BEYOND = 0.5  # what noise may add beyond 0 and 1 in a picture; -1 … 1 and 0 … 255 are refused
+BEYOND = 2.0  # what noise may add beyond 0 and 1 in a picture; floats from 0 to 255 are refused
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
