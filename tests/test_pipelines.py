@@ -17,10 +17,11 @@ import torch
 from diffusers.utils.dummy_pt_objects import DummyObject
 from torch import Tensor
 
+from p2p_lab.edits import Replace
 from p2p_lab.models import ModelError, load
 from p2p_lab.models.parts import variant_of
 from p2p_lab.models.scheduling import BETAS, noise_settings
-from p2p_lab.sampling import generate, make_schedule, noise_of
+from p2p_lab.sampling import edit, generate, make_schedule, noise_of
 from tests.conftest import scheduler
 
 CAT, DOG = "a cat on grass", "a dog on grass"
@@ -330,3 +331,15 @@ def test_an_autoencoder_that_overflows_while_encoding_is_run_in_float32(
 )
 def test_a_parts_files_are_found_in_every_variant(names: list[str], variant: str | None) -> None:
     assert variant_of(names) == variant
+
+
+def test_self_attention_that_would_reach_no_site_is_raised_or_warned_of(sd32: Any) -> None:
+    """As SDXL at 1024², whose attention begins at 32×32: here the smallest level is 20×20."""
+    run = generate(sd32, CAT, seed=SEED, steps=STEPS, size=(80, 80))
+    plain = edit(run, DOG, [Replace(self_attention=(0, 0))])
+    with pytest.warns(UserWarning, match="self_pixels=400 is taken in place of 256"):
+        taken = edit(run, DOG, [Replace(self_attention=(0, 1))])
+    assert taken.plan is not None and taken.plan.self_pixels == 400
+    assert not torch.equal(taken.pixels, plain.pixels)
+    with pytest.warns(UserWarning, match="takes no self-attention.*Use self_pixels=400"):
+        edit(run, DOG, [Replace(self_attention=(0, 1), self_pixels=100)])

@@ -7,7 +7,7 @@ code. Edits of one source whose plans agree on their first steps share those ste
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.loop import CancelToken, OnStep, Watch
+from p2p_lab.sampling.memory import USUAL
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.work import Work
@@ -134,6 +135,8 @@ def apply_plan(
             model, first.steps, guidance_scale, first.size, record, first.sampler
         )
         sites = find_sites(model.module, settings.latent_shape[1:])
+        plan = reaching(plan, sites)
+        assert plan.target is not None
         tapes = [_usable_tape(source, plan, model, sites) for source in sources]
         found: dict[int, Run] = {}
         for batch in _batches(sources, tapes):
@@ -149,6 +152,31 @@ def apply_plan(
             )
             found.update(zip(batch, work.run(reuse=reuse, watch=watch, note=note), strict=True))
         return [found[i] for i in range(len(sources))]
+
+
+def reaching(plan: EditPlan, sites: Mapping[str, Site]) -> EditPlan:
+    """Return the plan with a limit of self-attention that this model's sites can meet.
+
+    Large models have no site as small as the paper's 16×16 (SDXL at 1024² begins at 32×32), so the
+    usual limit would take nothing from the source. It is raised to their smallest level, and said.
+    """
+    sizes = [site.pixels for site in sites.values() if site.has_image]
+    if not (plan.self_steps and plan.self_pixels and sizes) or min(sizes) <= plan.self_pixels:
+        return plan
+    smallest = min(sizes)
+    if plan.self_pixels != USUAL:
+        warnings.warn(
+            f"The edit takes no self-attention from the source: self_pixels={plan.self_pixels}, "
+            f"and this model's smallest site has {smallest} positions. Use self_pixels={smallest}.",
+            stacklevel=4,
+        )
+        return plan
+    warnings.warn(
+        f"This model's smallest self-attention has {smallest} positions, so self_pixels={smallest} "
+        f"is taken in place of {plan.self_pixels}, which would reach nothing.",
+        stacklevel=4,
+    )
+    return plan.with_(self_pixels=smallest)
 
 
 def model_of(run: Run) -> Denoiser:
