@@ -222,8 +222,8 @@ def test_every_text_of_every_figure_is_drawn_as_it_is_written(text: str, sd32) -
         figures.show_pictures([a], [text]),
         figures.show_frames([a, a]),
         figures.show_drift(
-            {text: SimpleNamespace(trajectory=SimpleNamespace(latents=torch.ones(3, 4)))},
-            torch.zeros(3, 4),
+            {text: SimpleNamespace(trajectory=SimpleNamespace(latents=torch.ones(3, 4, 2, 2)))},
+            torch.zeros(3, 4, 2, 2),
         ),
         figures.show_losses([[1.0, 1e-7], [0.5]]),
         figures.show_cost({text: (1.0, 2.0)}, cost=text, quality=text),

@@ -680,7 +680,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "odd size": ({"size": (33, 32)}, "33×32 does not fit.*multiples of 2"),
     "no size": ({"size": 0}, "positive multiples"),
     "nan guidance": ({"guidance_scale": float("nan")}, "number from 1"),
-    "low guidance": ({"guidance_scale": 0.5}, "1 \\(no guidance\\)"),
+    "low guidance": ({"guidance_scale": 0.5}, "1 on \\(no guidance"),
     "record": ({"record": "all"}, "use one of"),
     "sampler": ({"sampler": "pndm"}, "use one of"),
     "seed": ({"seed": -1}, "whole number from 0"),
