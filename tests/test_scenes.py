@@ -54,6 +54,16 @@ def test_a_caption_read_back_says_the_same(seed: int, world: str, wording: int) 
 
 
 @cheap
+@given(seeds, worlds)
+def test_a_detailed_caption_read_back_says_size_side_and_facing_too(seed: int, world: str) -> None:
+    scene = sample_scene(seed, world)
+    text = caption(scene, detail=True).text
+    again = parse(text)
+    assert what_it_says(again) == what_it_says(scene), text
+    assert caption(again, detail=True).text == text
+
+
+@cheap
 @given(seeds, worlds, seeds)
 def test_every_phrase_of_a_caption_is_the_word_of_what_it_describes(
     seed: int, world: str, wording: int

@@ -27,7 +27,7 @@ from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
-from p2p_lab.training import TrainConfig, build, feeding, loop, patches, save, stage, train
+from p2p_lab.training import TrainConfig, build, feeding, loop, patches, save, stage, tokens, train
 from p2p_lab.training.checkpoint import (
     ResumeError,
     checkpoints,
@@ -41,41 +41,25 @@ from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
 from p2p_lab.training.stage import rate_factor, run_stage
 from p2p_lab.training.supervision import supervision_loss
+from p2p_lab.training.tokens import build_tokenizer
+from tiny_run import TINY
 
 build_module = importlib.import_module("p2p_lab.training.build")  # `build` is a function too
 
-TINY = dataclasses.replace(
-    TrainConfig(),
-    picture_size=32,
-    encoder="learned",
-    vae_channels=(8, 16, 16),
-    latent_channels=4,
-    unet_channels=(16, 32),
-    text_width=32,
-    text_layers=1,
-    vocabulary=560,
-    batch=4,
-    pictures=24,
-)
 PATCHES = dataclasses.replace(TINY, encoder="patches", vae_channels=(16, 48, 64))
 SMOKE = dataclasses.replace(TINY, pictures=160)
 LOSSES: dict[str, list[float]] = {}  # of the short run, step by step
 
 
-@functools.lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    return _original_tokenizer(TINY)
-
-
-_original_tokenizer = build_module.build_tokenizer
+    return build_tokenizer(TINY.vocabulary, TINY.length)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One tokenizer from fewer captions, fewer pictures to measure the latents, no grids."""
+    """A tokenizer from fewer captions, fewer pictures to measure the latents, no grids."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(build_module, "TOKENIZER_CAPTIONS", 1500)
-    patch.setattr(build_module, "build_tokenizer", lambda config: _tokenizer())
+    patch.setattr(tokens, "TOKENIZER_CAPTIONS", 1500)
     patch.setattr(loop, "fold_normalisation", functools.partial(fold_normalisation, pictures=64))
     patch.setattr(patches, "PICTURES", 96)
     patch.setattr(stage, "WARMUP_PICTURES", 20)
@@ -171,8 +155,8 @@ def test_a_warm_start_takes_over_weights_and_tokenizer_of_a_model_of_the_same_sh
 ) -> None:
     parts = build(dataclasses.replace(TINY, seed=99))
     own = {name: tensor.clone() for name, tensor in state_of(parts).items()}
-    build_module.take_weights(parts, str(exported))
-    trained = build_module.load(str(exported), "cpu", torch.float32)
+    trained = build_module.open_start(str(exported))
+    build_module.take_weights(parts, trained)
     theirs = trained.module.state_dict()
     assert any(not torch.equal(own[f"unet.{n}"], w) for n, w in theirs.items())
     assert all(torch.equal(parts.unet.state_dict()[n], w) for n, w in theirs.items())
@@ -180,7 +164,9 @@ def test_a_warm_start_takes_over_weights_and_tokenizer_of_a_model_of_the_same_sh
     assert all(torch.equal(text[n], w) for n, w in trained.text_encoder.state_dict().items())
     vae = parts.vae.state_dict()
     assert all(torch.equal(vae[n], w) for n, w in trained.vae.state_dict().items())
-    assert parts.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
+    warm = loop.prepare(dataclasses.replace(TINY, warm_start=str(exported)))
+    vocabulary = warm.tokenizer.get_vocab()
+    assert vocabulary | trained.tokenizer.get_vocab() == vocabulary
 
 
 def test_a_warm_start_from_a_model_of_another_shape_is_refused_with_the_part(
@@ -188,7 +174,7 @@ def test_a_warm_start_from_a_model_of_another_shape_is_refused_with_the_part(
 ) -> None:
     wider = build(dataclasses.replace(TINY, unet_channels=(32, 48)))
     with pytest.raises(ValueError, match=r"does not fit this run: size mismatch.*--warm-start"):
-        build_module.take_weights(wider, str(exported))
+        build_module.take_weights(wider, build_module.open_start(str(exported)))
 
 
 def test_a_run_that_is_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
@@ -357,7 +343,7 @@ def test_the_same_seed_builds_the_same_parts_and_leaves_the_global_random_number
 
 def test_a_vocabulary_that_cannot_hold_the_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"512 bytes and 2 marks; got 300 .* at least 560"):
-        _original_tokenizer(dataclasses.replace(TINY, vocabulary=300))
+        build_tokenizer(300, TINY.length)
 
 
 def test_the_tokenizer_survives_saving_and_marks_both_ends(exported: Path) -> None:

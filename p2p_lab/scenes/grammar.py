@@ -1,6 +1,6 @@
 """Scenes in words and back: the caption of a scene, and the scene of a caption.
 
-    [a pencil sketch of] SUBJECT [in a (very) snowy field] [at night]
+    [a pencil sketch of] SUBJECT [on the left] [in a (very) snowy field] [at night]
     SUBJECT = a [small] [red] cat [wearing a crown] | A next to B | A riding B
             | A on top of B | A under a tree | a basket of apples | a lemon cake
 
@@ -19,9 +19,11 @@ from p2p_lab.scenes.vocabulary import (
     BESIDE,
     DEGREES,
     FULL,
+    MEDIUM,
     OBJECTS,
     PLACES,
     RELATIONS,
+    SIDES,
     SIZES,
     STYLE_PHRASES,
     TIME_PHRASES,
@@ -30,6 +32,8 @@ from p2p_lab.scenes.vocabulary import (
     synonyms,
 )
 
+DETAIL_WORDS = ("left", "middle", "right", "facing", "medium", "large")
+
 
 @dataclass(frozen=True)
 class Phrase:
@@ -37,7 +41,8 @@ class Phrase:
 
     Attributes:
         start, end: characters of the caption.
-        kind: "object", "attribute", "size", "place", "time", "weather" or "style".
+        kind: "object", "attribute", "size", "facing", "side", "place", "time", "weather" or
+            "style".
         things: indices into `Scene.things` (empty: the background or the whole picture).
     """
 
@@ -58,7 +63,8 @@ class Caption:
 class _Writer:
     """Join words and note where each described phrase stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, detail: bool) -> None:
+        self.detail = detail
         self.text = ""
         self.phrases: list[Phrase] = []
 
@@ -76,15 +82,17 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def caption(scene: Scene, seed: int | None = None) -> Caption:
+def caption(scene: Scene, seed: int | None = None, *, detail: bool = False) -> Caption:
     """Describe a scene.
 
     Args:
         scene: the scene.
         seed: choose paraphrases at random; `None` gives the plainest wording.
+        detail: say also how large the things are, on which side they stand and whether their
+            art is mirrored ("facing right"): "a large cat on the left facing right in a field".
     """
     rng = random.Random(seed) if seed is not None else None
-    writer = _Writer()
+    writer = _Writer(detail)
     if scene.style != "3d" or (rng is not None and rng.random() < 0.3):
         writer.say(_pick(STYLE_PHRASES[scene.style], rng), "style")
     _say_subject(writer, scene, rng)
@@ -108,13 +116,16 @@ def _say_subject(writer: _Writer, scene: Scene, rng: random.Random | None) -> No
         writer.say("basket", "object", (subject,))
         writer.say("of")
         writer.say(OBJECTS[scene.things[contents[0]].name].plural, "object", contents)
+        _say_side(writer, scene.things[subject], subject)
     elif scene.relation == "cake":
         fruit = scene.things[contents[0]].name
         writer.say(article(fruit))
         writer.say(fruit, "object", contents)
         writer.say("cake", "object", (subject,))
+        _say_side(writer, scene.things[subject], subject)
     else:
         _say_thing(writer, scene.things[subject], subject, rng)
+        _say_side(writer, scene.things[subject], subject)
         if "worn" in index:
             writer.say("wearing a")
             writer.say("crown", "object", (index["worn"],))
@@ -128,10 +139,27 @@ def _say_thing(writer: _Writer, thing: Thing, index: int, rng: random.Random | N
     name = thing.name
     if rng is not None and OBJECTS[name].synonyms and rng.random() < 0.1:
         name = rng.choice(OBJECTS[name].synonyms)
-    writer.say(article(thing.size or thing.attribute or name))
-    writer.say(thing.size, "size", (index,))
+    size = thing.size or (_size_word(thing.scale) if writer.detail else "")
+    writer.say(article(size or thing.attribute or name))
+    writer.say(size, "size", (index,))
     writer.say(thing.attribute, "attribute", (index,))
     writer.say(name, "object", (index,))
+    if writer.detail:
+        writer.say("facing right" if thing.flip else "facing left", "facing", (index,))
+
+
+def _size_word(scale: float) -> str:
+    """Return the word for a thing that is neither small nor big."""
+    return "medium" if scale < MEDIUM else "large"
+
+
+def _say_side(writer: _Writer, thing: Thing, index: int) -> None:
+    if writer.detail:
+        writer.say(_side_of(thing), "side", (index,))
+
+
+def _side_of(thing: Thing) -> str:
+    return next(word for word, end in SIDES.items() if thing.x < end)
 
 
 def _say_place(writer: _Writer, scene: Scene, rng: random.Random | None) -> None:
@@ -160,8 +188,9 @@ def parse(text: str, seed: int = 0) -> Scene:
     rng = random.Random(seed)
     style, words = _read_style(words)
     time, words = _read_time(words)
+    side, words = _read_side(words)
     place, weather, degree, named, words = _read_place(words, rng)
-    scene = _read_subject(words, rng, text)
+    scene = _move_to(_read_subject(words, rng, text), side)
     return replace(
         scene,
         style=style,
@@ -200,6 +229,28 @@ def _read_time(words: list[str]) -> tuple[str, list[str]]:
     return "day", words
 
 
+def _read_side(words: list[str]) -> tuple[str, list[str]]:
+    for side in SIDES:
+        at = _find(words, side)
+        if at >= 0:
+            return side, words[:at] + words[at + len(side.split()) :]
+    return "", words
+
+
+def _move_to(scene: Scene, side: str) -> Scene:
+    """Shift a scene so that its subject stands on a side; a thing beside it changes places."""
+    ends = [0.0, *SIDES.values()]
+    if not side or _side_of(scene.subject) == side:
+        return scene
+    if scene.relation == "next to":
+        things = (replace(thing, x=1 - thing.x) for thing in scene.things)
+    else:
+        number = list(SIDES).index(side)
+        shift = (ends[number] + min(ends[number + 1], 1.0)) / 2 - scene.subject.x
+        things = (replace(thing, x=min(max(thing.x + shift, 0), 1)) for thing in scene.things)
+    return replace(scene, things=tuple(things))
+
+
 def _read_place(words: list[str], rng: random.Random) -> tuple[str, str, float, bool, list[str]]:
     weather = next((word for word in words if word in WEATHERS), "clear")
     degree = 0.0
@@ -235,37 +286,59 @@ def _read_subject(words: list[str], rng: random.Random, text: str) -> Scene:
     return _arrange("one", _read_thing(joined, text), None, rng)
 
 
-def _read_thing(words: str, text: str) -> tuple[str, str, str, bool]:
-    """Return (object, attribute, size, whether it wears a crown)."""
+@dataclass(frozen=True)
+class _Said:
+    """What a caption says of one thing; `flip` is None where it says nothing."""
+
+    name: str
+    attribute: str = ""
+    size: str = ""
+    crowned: bool = False
+    flip: bool | None = None
+
+    def scale_near(self, scale: float, relation: str) -> float:
+        """Return the scale that the words allow and that is nearest to the layout's."""
+        if self.size in SIZES:
+            return {"small": 0.31, "big": 0.79}[self.size]
+        low, high = {"medium": (0.0, MEDIUM - 0.01), "large": (MEDIUM, 1.0)}.get(
+            self.size, (0.42, 0.66) if relation == "one" else (0.0, 1.0)
+        )
+        return min(max(scale, low), high)
+
+
+def _read_thing(words: str, text: str) -> _Said:
+    """Return what is said of one thing."""
     body, crowned, _ = words.partition(" wearing a crown")
+    body, facing, _ = body.partition(" facing ")
+    flip = words.split(" facing ")[1].startswith("right") if facing else None
     parts = re.sub(r"^an? ", "", body).split()
-    size = parts.pop(0) if parts and parts[0] in SIZES else ""
+    size = parts.pop(0) if parts and parts[0] in (*SIZES, "medium", "large") else ""
     attribute = parts.pop(0) if parts and parts[0] in ATTRIBUTES else ""
     name = synonyms().get(" ".join(parts), " ".join(parts))
     if name not in OBJECTS:
         near = nearest(name, tuple(OBJECTS) + tuple(synonyms()) + ATTRIBUTES) if name else []
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"Cannot read {name!r} in the caption {text!r} as an object.{hint}")
-    return name, attribute, size, bool(crowned)
+    return _Said(name, attribute, size, bool(crowned), flip)
 
 
-def _arrange(
-    relation: str,
-    first: tuple[str, str, str, bool],
-    second: tuple[str, str, str, bool] | None,
-    rng: random.Random,
-) -> Scene:
+def _arrange(relation: str, first: _Said, second: _Said | None, rng: random.Random) -> Scene:
     """Lay named things out as the world lays such scenes out."""
     layout = LAYOUTS[relation](rng, FULL)
     things = []
     for thing in layout:
         said = {"subject": first, "second": second}.get(thing.role)
         if said is not None:
-            scale = {"small": 0.31, "big": 0.79}.get(said[2], thing.scale)
-            scale = min(max(scale, 0.42), 0.66) if not said[2] and relation == "one" else scale
-            thing = replace(thing, name=said[0], attribute=said[1], size=said[2], scale=scale)
+            thing = replace(
+                thing,
+                name=said.name,
+                attribute=said.attribute,
+                size=said.size if said.size in SIZES else "",
+                scale=said.scale_near(thing.scale, relation),
+                flip=thing.flip if said.flip is None else said.flip,
+            )
             things.append(thing)
-    if first[3]:
+    if first.crowned:
         things.append(crown_on(next(thing for thing in things if thing.role == "subject")))
     return Scene(tuple(things), relation)
 

@@ -16,7 +16,9 @@ from p2p_lab.training.cascade import train_cascade
 from p2p_lab.training.cascade_export import save_cascade
 from p2p_lab.training.config import CASCADES, SIZES
 from p2p_lab.training.export import save
-from p2p_lab.training.loop import train
+from p2p_lab.training.loop import STAGES, train
+
+FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures")
 
 
 def main() -> None:
@@ -34,6 +36,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="pictures a step, over all processes")
     parser.add_argument("--warm-start", help="a trained model to go on from: a name or a folder")
+    parser.add_argument("--decoder-pictures", type=int, help="pictures of the autoencoder's stage")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, help="train these alone; nothing is saved as a model"
+    )
     parser.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="of a cascade")
     options = parser.parse_args()
     of_cascade = options.size in CASCADES
@@ -41,11 +47,7 @@ def main() -> None:
         parser.error("--warm-start is for latent models; a cascade starts from nothing.")
     if options.prediction and not of_cascade:
         parser.error("--prediction is for a cascade; latent models tell the velocity.")
-    changes = {
-        name: value
-        for name in ("hours", "supervision", "batch", "warm_start", "prediction")
-        if (value := getattr(options, name)) is not None
-    }
+    changes = {name: value for name in FREE if (value := getattr(options, name)) is not None}
     changes |= {"seed": options.seed, "pictures": options.pictures}
     target = options.save or options.out / "pipeline"
     if target.exists():
@@ -57,7 +59,10 @@ def main() -> None:
         _finish(lambda facts: save_cascade(parts, cascade, target, facts), options.out, target)
     else:
         config = dataclasses.replace(SIZES[options.size], **changes)
-        latent = train(config, options.out, **how)
+        stages = options.stages or STAGES
+        latent = train(config, options.out, stages=stages, **how)
+        if set(stages) < set(STAGES):
+            return
         _finish(lambda facts: save(latent, config, target, facts), options.out, target)
 
 

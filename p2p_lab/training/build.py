@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from p2p_lab.models.loading import load
 from p2p_lab.models.stable_diffusion import StableDiffusion
-from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.training.config import TrainConfig
-
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-TOKENIZER_CAPTIONS = 20_000
+from p2p_lab.training.tokens import build_tokenizer
 
 
 @dataclass
@@ -30,36 +27,15 @@ class Parts:
     scheduler: DDIMScheduler
 
 
-def build_tokenizer(config: TrainConfig) -> CLIPTokenizer:
-    """Learn a byte-level BPE tokenizer from the captions of the full world.
+def build(config: TrainConfig, tokenizer: CLIPTokenizer | None = None) -> Parts:
+    """Make a pipeline's parts with fresh parameters, drawn from `config.seed`.
 
-    Common words become one token, rare ones two or more; any text can be encoded.
-
-    Raises:
-        ValueError: when the vocabulary cannot hold the bytes.
+    Args:
+        config: of the run.
+        tokenizer: to use; None: one learned from the captions.
     """
-    alphabet = sorted(ByteLevel.alphabet())
-    letters = alphabet + [letter + "</w>" for letter in alphabet]
-    if config.vocabulary < len(letters) + 2:
-        raise ValueError(
-            f"The vocabulary must hold {len(letters)} bytes and 2 marks; got "
-            f"{config.vocabulary} entries. Set TrainConfig.vocabulary to at least 560."
-        )
-    vocab = {token: i for i, token in enumerate([*letters, BOS, EOS])}
-    empty = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=config.length)
-    texts = (caption(sample_scene(i), i).text for i in range(TOKENIZER_CAPTIONS))
-    learned = empty.train_new_from_iterator(texts, vocab_size=config.vocabulary)
-    if learned("cat").input_ids[0] != learned.bos_token_id:
-        raise ValueError(
-            "The tokenizer lost its start mark; another transformers version is needed."
-        )
-    return learned
-
-
-def build(config: TrainConfig) -> Parts:
-    """Make a pipeline's parts with fresh parameters, drawn from `config.seed`."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    tokenizer = build_tokenizer(config)
+    tokenizer = tokenizer or build_tokenizer(config.vocabulary, config.length)
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(config.seed)
         return Parts(
@@ -133,30 +109,54 @@ def _unet(config: TrainConfig) -> UNet2DConditionModel:
     )
 
 
-def take_weights(parts: Parts, start: str) -> None:
-    """Copy a trained model's weights into a pipeline's parts, and take over its tokenizer.
+def open_start(start: str) -> StableDiffusion:
+    """Open the model that a run goes on from.
 
     Args:
-        parts: of the same shapes.
         start: name or folder of the model, as `p2p_lab.load` takes it.
 
     Raises:
-        ModelError: when there is no such model, or its file is damaged.
-        ValueError: when it is another kind of pipeline, or its shapes differ.
+        ModelError: If there is no such model, or its file is damaged.
+        ValueError: If it is another kind of pipeline.
     """
     trained = load(start, "cpu", torch.float32)
     if not isinstance(trained, StableDiffusion):
         raise ValueError(f"{start} is a {type(trained).__name__}; start from a model of scenes.")
-    parts.tokenizer = trained.tokenizer
-    for ours, theirs in (
-        (parts.vae, trained.vae),
-        (parts.unet, trained.module),
-        (parts.text_encoder, trained.text_encoder),
-    ):
+    return trained
+
+
+def take_weights(parts: Parts, trained: StableDiffusion) -> None:
+    """Copy a trained model's weights into a pipeline's parts.
+
+    Args:
+        parts: of the same shapes. They may have more tokens, whose embeddings stay fresh, and more
+            latent channels, which the U-Net ignores at first; then they keep their autoencoder.
+        trained: the model to go on from.
+
+    Raises:
+        ValueError: If the shapes differ otherwise.
+    """
+    pairs = [(parts.text_encoder, trained.text_encoder), (parts.unet, trained.module)]
+    if parts.vae.config.latent_channels == trained.vae.config.latent_channels:
+        pairs.append((parts.vae, trained.vae))
+    for ours, theirs in pairs:
         try:
-            ours.load_state_dict(theirs.state_dict())
+            ours.load_state_dict(_widened(ours.state_dict(), theirs.state_dict()))
         except RuntimeError as error:
             raise ValueError(
-                f"{start} does not fit this run: {str(error).splitlines()[1].strip()} "
+                f"{trained.name} does not fit this run: {str(error).splitlines()[1].strip()} "
                 "Choose the size with which it was trained, or leave --warm-start out."
             ) from error
+
+
+def _widened(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return another module's weights, made longer where ours have more tokens or channels."""
+    grown = {"conv_in.weight": (1, 0.0), "conv_out.weight": (0, 1.0), "conv_out.bias": (0, 1.0)}
+    out = dict(theirs)
+    for name, weight in theirs.items():
+        axis, factor = grown.get(name, (0, 1.0))
+        more = ours[name].shape[axis] - weight.shape[axis] if name in ours else 0
+        if more > 0 and (name in grown or "token_embedding" in name):
+            fresh = ours[name].narrow(axis, weight.shape[axis], more)
+            out[name] = torch.cat([weight, factor * fresh], axis)
+    return out

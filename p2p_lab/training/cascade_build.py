@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.training.config import CascadeConfig
+from p2p_lab.training.tokens import learn_merges
 
 MARKS = ("<pad>", "</s>", "<unk>")  # T5 gives them the ids 0, 1 and 2
 LETTERS = sorted(set(string.ascii_letters + string.digits + string.punctuation))
@@ -94,12 +94,11 @@ def build_t5_tokenizer(config: CascadeConfig) -> T5Tokenizer:
 
 def _pieces(counts: Counter[str], size: int) -> list[str]:
     """Return the letters and the pieces that byte-pair merges make of the words."""
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     alphabet = [*LETTERS, SPACE]
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    learner.train_from_iterator((w for word, n in counts.items() for w in [word] * n), trainer)
-    return sorted(learner.get_vocab(), key=learner.get_vocab().__getitem__)
+    merges = learn_merges(
+        {word: (list(word), n) for word, n in counts.items()}, size - len(alphabet)
+    )
+    return list(dict.fromkeys([*alphabet, *map("".join, merges)]))
 
 
 def _text_encoder(config: CascadeConfig, tokenizer: T5Tokenizer) -> T5EncoderModel:

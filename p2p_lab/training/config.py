@@ -35,7 +35,7 @@ class RunConfig:
     text_width: int = 128
     text_layers: int = 3
     length: int = 32
-    vocabulary: int = 600
+    vocabulary: int = 860
     batch: int = 16
     hours: float = 2.0
     pictures: int = 0
@@ -59,8 +59,8 @@ class RunConfig:
         The time to spend may change; a run can be made longer.
         """
         fields = dataclasses.asdict(self)
-        for free in ("hours", "pictures"):
-            fields.pop(free)
+        for free in ("hours", "pictures", "decoder_pictures", "crop"):
+            fields.pop(free, None)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -69,7 +69,17 @@ class TrainConfig(RunConfig):
     """Everything that decides what a latent model learns.
 
     Attributes:
-        encoder: fixed principal components of patches, or learned with the decoder.
+        encoder: fixed principal components of patches ("patches"; "nested": those of the halved
+            picture first), or learned with the decoder.
+        decoder_world: vocabulary of the scenes that the decoder learns on; empty: `world`.
+        decoder_pictures: number of pictures of the decoder's stage; 0: as `pictures`.
+        crop: side in pixels of the windows that the decoder learns on; 0: whole pictures.
+        latent_noise: deviation of the noise under the decoder while it learns; 0: the encoder's.
+        detail_weight: of the loss of the channels beyond a nested encoder's first eight.
+        long_captions: share of captions that say size, side and facing of each thing too.
+        neutral_padding: share of captions whose padding says nothing, as an empty prompt's does,
+            so that the words themselves must be read.
+        cached: number of scenes whose latents are kept on disk and used again; 0: none.
         vae_factor: of the learning rates while the autoencoder learns.
         vae_channels, unet_channels: channels of each resolution level.
         latent_channels: channels of the latents.
@@ -80,7 +90,15 @@ class TrainConfig(RunConfig):
             autoencoder kept as it is; empty: from nothing.
     """
 
-    encoder: Literal["patches", "learned"] = "patches"
+    encoder: Literal["patches", "nested", "learned"] = "patches"
+    decoder_world: str = ""
+    decoder_pictures: int = 0
+    crop: int = 0
+    latent_noise: float = 0.0
+    detail_weight: float = 0.0
+    long_captions: float = 0.0
+    neutral_padding: float = 0.0
+    cached: int = 0
     vae_channels: tuple[int, ...] = (16, 48, 64)
     vae_factor: float = 3.0
     latent_channels: int = 8
@@ -134,6 +152,23 @@ class CascadeConfig(RunConfig):
 
 SIZES: dict[str, TrainConfig] = {
     "small": TrainConfig(),
+    "scenes-128": TrainConfig(
+        size="scenes-128",
+        picture_size=128,
+        encoder="nested",
+        vae_channels=(16, 32, 64, 128),
+        latent_channels=32,
+        decoder_world="full",
+        crop=64,
+        latent_noise=0.08,
+        detail_weight=0.25,
+        long_captions=0.5,
+        neutral_padding=0.5,
+        cached=120_000,
+        batch=32,
+        hours=8.0,
+        warm_start="scenes-64",
+    ),
     "full": TrainConfig(
         size="full",
         world="full",

@@ -33,7 +33,14 @@ class Words:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures in [−1, 1] (B, 3, S, S), ids (B, L), object cover (B, 1, h, w), words."""
+    """What a step learns from.
+
+    Attributes:
+        images: (B, 3, S, S) in [−1, 1]; (B, C, h, w) if they are latents from a cache.
+        ids: (B, L) tokens of the prompts.
+        cover: (B, 1, h, w) what things cover.
+        words: the supervised words.
+    """
 
     images: Tensor
     ids: Tensor

@@ -13,6 +13,7 @@ import torch
 
 from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.scenes import WORLDS
+from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.scenes.vocabulary import DEGREES, OBJECTS
 from p2p_lab.training.build import Parts
 from p2p_lab.training.config import RunConfig, TrainConfig
@@ -89,4 +90,6 @@ def known_words(config: RunConfig) -> list[str]:
         phrases += [phrase for key in keys for phrase in table[key]]
     phrases += [phrase for options in TIME_PHRASES.values() for phrase in options]
     phrases += [*BESIDE, *world.relations, "wearing", "of", "a", "an", "under"]
+    if getattr(config, "long_captions", 0):
+        phrases += DETAIL_WORDS
     return sorted({word for phrase in phrases for word in phrase.split()} - {"one", "clear"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,21 +14,32 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p2p_lab.training.build import Parts, build, take_weights
-from p2p_lab.training.checkpoint import begin_run
+from p2p_lab.scenes.grammar import DETAIL_WORDS
+from p2p_lab.training.build import Parts, build, open_start, take_weights
+from p2p_lab.training.cache import CachedBatches, SceneCache
+from p2p_lab.training.checkpoint import begin_run, load_checkpoint
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
 from p2p_lab.training.feeding import batches, random_numbers, words_on
+from p2p_lab.training.nested import COARSE, install_nested_encoder
 from p2p_lab.training.patches import install_patch_encoder
 from p2p_lab.training.preview import autoencoder_grid, sample_grid
 from p2p_lab.training.stage import Stage, run_stage
 from p2p_lab.training.supervision import record_cross_attention, supervision_loss
+from p2p_lab.training.tokens import extend_tokenizer
 
 KL_WEIGHT = 3e-4
+STAGES = ("autoencoder", "denoiser")
 
 
 def train(
-    config: TrainConfig, out: Path, *, device: str = "auto", workers: int = 0, precision: str = "no"
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    precision: str = "no",
+    stages: Sequence[str] = STAGES,
 ) -> Parts:
     """Train a pipeline, going on from whatever checkpoints lie in `out`.
 
@@ -36,6 +49,8 @@ def train(
         device: "auto", "cpu" or "cuda".
         workers: processes that draw scenes ahead (0: draw in the training process).
         precision: "no", "bf16" or "fp16" (autocast).
+        stages: which to train. With a fixed encoder the two need nothing of one another and can
+            run at once, each in a process of its own; a last call with both joins them.
 
     Returns:
         The trained parts, with averaged weights, on the CPU.
@@ -47,41 +62,71 @@ def train(
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         torch.set_num_threads(1)
     begin_run(out, config.digest(), dataclasses.asdict(config))
-    parts = build(config)
-    if config.warm_start:
-        take_weights(parts, config.warm_start)
-    elif config.encoder == "patches":
-        install_patch_encoder(parts.vae, config)
+    parts = prepare(config)
     for module in (parts.vae, parts.unet):
         module.to(accelerator.device, memory_format=torch.channels_last)
     parts.text_encoder.to(accelerator.device)
-    if not config.warm_start:
+    if "autoencoder" in stages and _learns_decoder(config):
         run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
         if config.encoder == "learned":
             fold_normalisation(parts.vae, config)
-    run_stage(_denoiser_stage(config, parts, accelerator, workers), config, accelerator, out)
+    if "denoiser" in stages:
+        feed = _feed(config, parts, out)
+        stage = _denoiser_stage(config, parts, accelerator, workers, feed)
+        run_stage(stage, config, accelerator, out)
     parts.unet.set_attn_processor(AttnProcessor2_0())
     for module in (parts.vae, parts.unet, parts.text_encoder):
         module.to("cpu")
     return parts
 
 
+def prepare(config: TrainConfig) -> Parts:
+    """Return a run's parts before its first step, a fixed encoder and a warm start in place."""
+    trained = open_start(config.warm_start) if config.warm_start else None
+    if trained is None:
+        parts = build(config)
+    else:
+        words = DETAIL_WORDS if config.long_captions else ()
+        parts = build(config, extend_tokenizer(trained.tokenizer, words))
+        take_weights(parts, trained)
+    if config.encoder == "nested":
+        install_nested_encoder(parts.vae, config, trained.vae if trained else None)
+    elif config.encoder == "patches" and trained is None:
+        install_patch_encoder(parts.vae, config)
+    return parts
+
+
+def _learns_decoder(config: TrainConfig) -> bool:
+    """Tell whether there is an autoencoder to train: a warm start of the same shape has one."""
+    return not config.warm_start or config.encoder == "nested"
+
+
+def _feed(config: TrainConfig, parts: Parts, out: Path) -> Callable[[int, int], Batch]:
+    """Return what gives the denoiser its batches: a cache of latents, or scenes drawn each time."""
+    if config.cached:
+        cache = SceneCache(config, parts.vae, out / "cache")
+        return CachedBatches(cache, parts.tokenizer)
+    return lambda first, n: draw_batch(config, parts.tokenizer, first, n)
+
+
 def _autoencoder_stage(
     config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
 ) -> Stage:
     vae = parts.vae
-    if config.encoder == "patches":
+    seen = dataclasses.replace(config, world=config.decoder_world or config.world)
+    if config.encoder != "learned":
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
 
     def loss(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        images, cover = (part.to(accelerator.device) for part in batch)
+        generator = random_numbers(config, step, accelerator)
+        images, cover = (crop(part, config, step).to(accelerator.device) for part in batch)
         images = images.contiguous(memory_format=torch.channels_last)
         with accelerator.autocast():
             posterior = vae.encode(images).latent_dist
-            generator = random_numbers(config, step, accelerator)
             noise = torch.randn(posterior.mean.shape, generator=generator)
-            latents = posterior.mean + posterior.std * noise.to(accelerator.device)
+            spread = config.latent_noise or posterior.std
+            latents = posterior.mean + spread * noise.to(accelerator.device)
             decoded = vae.decode(latents).sample
         difference = (decoded - images).float()
         total = reconstruction_loss(difference, cover, config.object_weight)
@@ -94,12 +139,21 @@ def _autoencoder_stage(
         "autoencoder",
         vae,
         loss,
-        batches(lambda first, n: draw_covered(config, first, n), config, accelerator, workers),
+        batches(lambda first, n: draw_covered(seen, first, n), config, accelerator, workers),
         config.hours * 3600 * config.autoencoder_share,
-        config.pictures,
+        config.decoder_pictures or config.pictures,
         lambda path: autoencoder_grid(vae, config, path),
         config.vae_factor,
     )
+
+
+def crop(pictures: Tensor, config: TrainConfig, step: int) -> Tensor:
+    """Return a window of pictures (B, C, S, S), a new one each step, in whole latent positions."""
+    if not config.crop:
+        return pictures
+    places = (config.picture_size - config.crop) // config.scale + 1
+    y, x = (config.scale * random.Random(f"crop {step} {k}").randrange(places) for k in "yx")
+    return pictures[..., y : y + config.crop, x : x + config.crop]  # (B, C, crop, crop)
 
 
 def reconstruction_loss(difference: Tensor, cover: Tensor, object_weight: float) -> Tensor:
@@ -147,28 +201,39 @@ def fold_normalisation(vae: AutoencoderKL, config: TrainConfig, pictures: int = 
 
 
 def _denoiser_stage(
-    config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
+    config: TrainConfig,
+    parts: Parts,
+    accelerator: Accelerator,
+    workers: int,
+    feed: Callable[[int, int], Batch],
 ) -> Stage:
     vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
     vae.requires_grad_(False)
     maps = record_cross_attention(unet) if config.supervision else []
     alpha_bars = parts.scheduler.alphas_cumprod.to(accelerator.device)
+    device = accelerator.device
+    read = TextReader(config, parts, device)
 
     def loss(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
-        device = accelerator.device
-        t, noise = _noise(config, step, accelerator, len(batch.images))
+        generator = random_numbers(config, step, accelerator)
+        t, noise = _noise(config, generator, device, len(batch.images))
         alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
         with accelerator.autocast():
-            with torch.no_grad():
-                images = batch.images.to(device, memory_format=torch.channels_last)
-                latents = vae.encode(images).latent_dist.mean
+            latents = batch.images.to(device, memory_format=torch.channels_last)
+            if not config.cached:
+                with torch.no_grad():
+                    latents = vae.encode(latents).latent_dist.mean
             noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
             target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
-            text = text_encoder(batch.ids.to(device))[0]
+            text = read(batch.ids.to(device), generator)
             maps.clear()
             predicted = unet(noisy, t, text).sample
-        fit = _velocity_loss(predicted.float(), target, alpha_bar, batch.cover.to(device), config)
+        errors = F.mse_loss(predicted.float(), target, reduction="none")
+        fit = _velocity_loss(errors, alpha_bar, batch.cover.to(device), config)
         numbers = {"loss": fit.item()}
+        if config.encoder == "nested":
+            numbers["coarse"] = errors[:, :COARSE].mean().item()
+            numbers["detail"] = errors[:, COARSE:].mean().item()
         if not maps:
             return fit, numbers
         where = supervision_loss(
@@ -183,35 +248,75 @@ def _denoiser_stage(
         "denoiser",
         nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
         loss,
-        batches(
-            lambda first, n: draw_batch(config, parts.tokenizer, first, n),
-            config,
-            accelerator,
-            workers,
-        ),
-        config.hours * 3600 * (1 if config.warm_start else 1 - config.autoencoder_share),
+        batches(feed, config, accelerator, workers),
+        config.hours * 3600 * (1 - config.autoencoder_share * _learns_decoder(config)),
         config.pictures,
-        lambda path: sample_grid(parts, config, path),
+        lambda path: _draw_samples(parts, config, path),
     )
 
 
+def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
+    """Save a grid of samples, with the newest decoder if it learns beside this stage."""
+    found = load_checkpoint(path.parent.parent / "autoencoder", config.digest())
+    if found is not None:
+        with torch.no_grad():
+            for name, parameter in parts.vae.named_parameters():
+                parameter.copy_(found[0][f"average.{name}"])
+    sample_grid(parts, config, path)
+
+
+class TextReader:
+    """The text encoder as the denoiser sees it while it learns.
+
+    In a share of the captions the states of the padding are those of an empty prompt. The
+    encoder is causal, so the padding behind a prompt has read all of it: without this, most of
+    the attention rests there, and a word's own map is a few percent that no edit can turn up.
+    """
+
+    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
+        self.share, self.encoder = config.neutral_padding, parts.text_encoder
+        empty = parts.tokenizer(
+            "", padding="max_length", max_length=config.length, return_tensors="pt"
+        )
+        self.empty = empty.input_ids.to(device)
+        self.end = parts.tokenizer.eos_token_id
+
+    def __call__(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the text's states (B, L, D) of token ids (B, L)."""
+        if not self.share:
+            states: Tensor = self.encoder(ids)[0]
+            return states
+        both = self.encoder(torch.cat([ids, self.empty]))[0]
+        neutral = torch.rand(len(ids), 1, generator=generator).to(ids.device) < self.share
+        padding = (ids == self.end).cumsum(1) > 0  # (B, L), the end mark included
+        return torch.where((padding & neutral)[..., None], both[-1:], both[:-1])
+
+
 def _noise(
-    config: TrainConfig, step: int, accelerator: Accelerator, count: int
+    config: TrainConfig, generator: torch.Generator, device: torch.device, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return model times (B,), spread evenly over the schedule, and noise (B, C, h, w)."""
-    generator = random_numbers(config, step, accelerator)
     side = config.picture_size // config.scale
     spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     noise = torch.randn(count, config.latent_channels, side, side, generator=generator)
-    return (spread * 1000).long().to(accelerator.device), noise.to(accelerator.device)
+    return (spread * 1000).long().to(device), noise.to(device)
 
 
-def _velocity_loss(
-    predicted: Tensor, target: Tensor, alpha_bar: Tensor, cover: Tensor, config: TrainConfig
-) -> Tensor:
-    """Return the min-SNR-5 weighted loss (Hang et al. 2023), heavier inside objects."""
+def _velocity_loss(errors: Tensor, alpha_bar: Tensor, cover: Tensor, config: TrainConfig) -> Tensor:
+    """Return the min-SNR-5 weighted loss (Hang et al. 2023), heavier inside objects.
+
+    Args:
+        errors: (B, C, h, w), squared, of the velocity.
+        alpha_bar: (B, 1, 1, 1).
+        cover: (B, 1, h, w), where the things are.
+        config: of the run.
+    """
     ratio = alpha_bar / (1 - alpha_bar)
     weight = ratio.clamp_max(5.0) / (ratio + 1)
     inside = 1 + config.object_weight * cover
     inside = inside / inside.mean()
-    return (weight * inside * F.mse_loss(predicted, target, reduction="none")).mean() / 0.35
+    if config.encoder == "nested":  # structure first
+        channels = torch.ones(errors.shape[1], device=errors.device)
+        channels[COARSE:] = config.detail_weight
+        inside = inside * (channels / channels.mean()).view(1, -1, 1, 1)
+    return (weight * inside * errors).mean() / 0.35

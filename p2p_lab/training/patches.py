@@ -28,6 +28,12 @@ POSTERIOR_STD = 0.02
 PICTURES = 512
 
 
+def rows_of(pixels: Tensor, patch: int) -> Tensor:
+    """Return the patches (N, 3·patch²) of pictures (B, 3, S, S), position by position."""
+    rows: Tensor = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    return rows
+
+
 def components(pixels: Tensor, patch: int, count: int) -> tuple[Tensor, Tensor]:
     """Return mean (P,) and scaled components (P, count) of patches, P = 3·patch².
 
@@ -35,13 +41,22 @@ def components(pixels: Tensor, patch: int, count: int) -> tuple[Tensor, Tensor]:
     components, whose detail drowns in the first noise, and whitened ones, in which detail counts
     as much as layout. The mean variance of the scaled components is 1.
     """
-    rows = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)  # (N, P)
+    rows = rows_of(pixels, patch)
     mean = rows.mean(0)
     values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     scale = values**-0.25
     scale = scale / (values * scale**2).mean().sqrt()
     return mean, vectors * scale
+
+
+def fit(inputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return the least-squares affine map (I + 1, O) from rows (N, I) to rows (N, O)."""
+    known = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1).double()
+    ridge = 1e-4 * torch.eye(known.shape[1], dtype=torch.float64)
+    solved = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted.double())
+    affine: Tensor = solved.to(wanted.dtype)
+    return affine
 
 
 @torch.no_grad()
@@ -59,73 +74,68 @@ def install_patch_encoder(vae: AutoencoderKL, config: TrainConfig) -> None:
     encoder: Any = vae.encoder
     for block in [*encoder.down_blocks, encoder.mid_block]:
         for resnet in block.resnets:
-            _clear(resnet.conv2)
-    _identity(encoder.conv_in, 3)
+            clear(resnet.conv2)
+    identity(encoder.conv_in, 3)
     first, second, third = encoder.down_blocks
-    _space_to_depth(first.downsamplers[0].conv, 3)
-    _identity(second.resnets[0].conv_shortcut, 12)
-    _space_to_depth(second.downsamplers[0].conv, 12)
-    _spread(third.resnets[0].conv_shortcut, vae.config.norm_num_groups)
+    space_to_depth(first.downsamplers[0].conv, 3)
+    identity(second.resnets[0].conv_shortcut, 12)
+    space_to_depth(second.downsamplers[0].conv, 12)
+    spread(third.resnets[0].conv_shortcut, 48, vae.config.norm_num_groups)
     nn.init.ones_(encoder.conv_norm_out.weight)
     nn.init.constant_(encoder.conv_norm_out.bias, SHIFT)
-    _identity(vae.quant_conv, 2 * config.latent_channels)
-    _fit_last(vae, config)
+    identity(vae.quant_conv, 2 * config.latent_channels)
+    pixels = draw_images(config, TEST_SEEDS, PICTURES)
+    mean, basis = components(pixels, config.scale, config.latent_channels)
+    fit_last(vae, pixels, (rows_of(pixels, config.scale) - mean) @ basis)
 
 
-def _clear(conv: nn.Conv2d) -> Tensor:
+def clear(conv: nn.Conv2d) -> Tensor:
     """Set a convolution to zero and return its bias."""
     assert conv.bias is not None
     nn.init.zeros_(conv.weight)
     return nn.init.zeros_(conv.bias)
 
 
-def _identity(conv: nn.Conv2d, channels: int) -> None:
+def identity(conv: nn.Conv2d, channels: int) -> None:
     """Make a convolution pass its first channels on and drop the rest."""
-    _clear(conv)
+    clear(conv)
     middle = conv.kernel_size[0] // 2
     for c in range(channels):
         conv.weight[c, c, middle, middle] = 1
 
 
-def _space_to_depth(conv: nn.Conv2d, channels: int) -> None:
+def space_to_depth(conv: nn.Conv2d, channels: int) -> None:
     """Make a stride-2 convolution move each 2×2 block of pixels into four channels."""
-    _clear(conv)
+    clear(conv)
     for c in range(channels):
         for tap in range(4):
             conv.weight[4 * c + tap, c, tap // 2, tap % 2] = 1
 
 
-def _spread(conv: nn.Conv2d, groups: int) -> None:
-    """Share 48 channels out over the norm's groups, with constants in the places left."""
-    bias = _clear(conv)
-    size, held = conv.out_channels // groups, 48 // groups
+def spread(conv: nn.Conv2d, held: int, groups: int) -> None:
+    """Share `held` channels out over the norm's groups, with constants in the places left."""
+    bias = clear(conv)
+    size, each = conv.out_channels // groups, held // groups
     for g in range(groups):
         for k in range(size):
-            if k < held:
-                conv.weight[g * size + k, g * held + k, 0, 0] = 1
+            if k < each:
+                conv.weight[g * size + k, g * each + k, 0, 0] = 1
             else:
                 bias[g * size + k] = CONSTANT if k % 2 else -CONSTANT
 
 
-def _fit_last(vae: AutoencoderKL, config: TrainConfig) -> None:
-    """Fit the last convolution so that the latents' means are the scaled components."""
-    pixels = draw_images(config, TEST_SEEDS, PICTURES)
-    mean, basis = components(pixels, config.scale, config.latent_channels)
-    rows = F.unfold(pixels, config.scale, stride=config.scale).transpose(1, 2).flatten(0, 1)
-    wanted = (rows - mean) @ basis  # (N, C)
-    features = _features(vae.encoder, pixels)  # (N, 64)
-    ones = torch.ones(len(features), 1)
-    known = torch.cat([features, ones], 1).double()
-    ridge = 1e-4 * torch.eye(known.shape[1], dtype=torch.float64)
-    fitted = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted.double()).float()
+def fit_last(vae: AutoencoderKL, pixels: Tensor, wanted: Tensor) -> None:
+    """Fit the encoder's last convolution to the latents (N, C), a row for each position."""
+    fitted = fit(features_of(vae.encoder, pixels), wanted)
     last: Any = vae.encoder.conv_out
-    _clear(last)
-    last.weight[: config.latent_channels, :, 1, 1] = fitted[:-1].T
-    last.bias[: config.latent_channels] = fitted[-1]
-    last.bias[config.latent_channels :] = 2 * torch.tensor(POSTERIOR_STD).log()
+    channels = wanted.shape[1]
+    clear(last)
+    last.weight[:channels, :, 1, 1] = fitted[:-1].T
+    last.bias[:channels] = fitted[-1]
+    last.bias[channels:] = 2 * torch.tensor(POSTERIOR_STD).log()
 
 
-def _features(encoder: Any, pixels: Tensor) -> Tensor:
+def features_of(encoder: Any, pixels: Tensor) -> Tensor:
     """Return what the last convolution sees, a row for each latent position."""
     seen: list[Tensor] = []
     hook = encoder.conv_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
