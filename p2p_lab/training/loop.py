@@ -256,8 +256,12 @@ def _denoiser_stage(
 
 
 def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
-    """Save a grid of samples, with the newest decoder if it learns beside this stage."""
-    found = load_checkpoint(path.parent.parent / "autoencoder", config.digest())
+    """Save a grid of samples, with the newest decoder if it learns beside this stage.
+
+    A learned encoder never does: its latents were normalised when its stage was over.
+    """
+    beside = config.encoder != "learned" and path.parent.parent / "autoencoder"
+    found = load_checkpoint(beside, config.digest()) if beside else None
     if found is not None:
         with torch.no_grad():
             for name, parameter in parts.vae.named_parameters():
