@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+# Settings that came later: while they are off, a run hashes as it did before them.
+LATER = (
+    "decoder_world",
+    "latent_noise",
+    "detail_weight",
+    "long_captions",
+    "neutral_padding",
+    "cached",
+)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What every run is made of, whatever it trains.
@@ -61,6 +72,7 @@ class RunConfig:
         fields = dataclasses.asdict(self)
         for free in ("hours", "pictures", "decoder_pictures", "crop"):
             fields.pop(free, None)
+        fields = {name: value for name, value in fields.items() if value or name not in LATER}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
