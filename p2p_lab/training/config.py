@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-
 # Settings that came later: while they are off, a run hashes as it did before them.
 LATER = (
     "decoder_world",
