@@ -14,11 +14,11 @@ import torch
 
 from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
+from p2p_lab.models.hub import fetch
 from p2p_lab.models.opening import open_file, open_folder, open_pipe
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 PREFERRED = ("scenes-128", "scenes-64")
-_HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
 def list_models() -> list[str]:
@@ -43,9 +43,10 @@ def load(
     Args:
         name_or_path: A bundled model's name (`"cascade-64/super"` is a cascade's later stage), a
             folder in diffusers format, a single `.safetensors` checkpoint, or a hub id such as
-            `"stable-diffusion-v1-5/stable-diffusion-v1-5"`. None takes the best bundled model. A
-            diffusers pipeline in memory is taken as it is, with its adapters and added tokens:
-            nothing is copied or moved.
+            `"stable-diffusion-v1-5/stable-diffusion-v1-5"`, of which only the files that are opened
+            are fetched, in half precision where the model will run in it. None takes the best
+            bundled model. A diffusers pipeline in memory is taken as it is, with its adapters and
+            added tokens: nothing is copied or moved.
         device: Where to run; None takes CUDA, then MPS, then the CPU.
         dtype: Precision of the weights; None takes float16 on CUDA for models from elsewhere, and
             float32 otherwise.
@@ -72,7 +73,8 @@ def load(
         return open_folder(path, where, precision)
     if path.is_file():
         return open_file(path, config, where, precision)
-    return open_folder(_from_hub(str(name_or_path)), where, precision, str(name_or_path))
+    called = str(name_or_path)
+    return open_folder(_from_hub(called, precision), where, precision, called)
 
 
 def _from_memory(pipe: Any, *given: Any) -> Denoiser:
@@ -112,23 +114,14 @@ def _find_bundled(name: str | None) -> Path | None:
     return newest / stage if newest is not None and stage else newest
 
 
-def _from_hub(name: str) -> Path:
-    """Fetch a hub model's safetensors into the local cache, or find them there."""
+def _from_hub(name: str, dtype: torch.dtype) -> Path:
+    """Return where a hub model lies on this machine, fetched if it is not there yet."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise ModelError(
             f"There is no model {name!r}: no such file or folder, and it is not a hub id of the "
             f"form 'owner/name'. Bundled models: {', '.join(list_models()) or 'none installed'}."
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:
-        raise ModelError(
-            f"The model {name!r} is not on this machine and could not be fetched: "
-            f"{first_line(error)} Connect to the network once, or download it elsewhere and "
-            "give its folder: load('path/to/folder'). The bundled model needs no network: load()."
-        ) from error
+    return fetch(name, dtype)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -163,7 +163,8 @@ def open_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder.parent}: the folder {folder.name}/ is missing. {REINSTALL}")
-    variant = variant_of(path.name for path in folder.glob("*.safetensors"))
+    names = [path.name for path in folder.glob("*.safetensors")]
+    variant = variant_of(names, first=fitting(dtype))
     if variant is None:
         raise ModelError(
             f"{folder} has no .safetensors file. Other formats can run code when they are opened "
@@ -199,6 +200,17 @@ def variant_of(names: Iterable[str], *, first: str = "") -> str | None:
     variants = {match[1] or match[2] or "" for match in matches if match is not None}
     order = (first, *_FIRST, *sorted(variants))
     return next((variant for variant in order if variant in variants), None)
+
+
+def fitting(dtype: torch.dtype) -> str:
+    """Return the variant whose weights are stored in this precision, "" for the plain one."""
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "")
+
+
+def weights_of(names: Iterable[str], variant: str | None) -> list[str]:
+    """Return a network's files of one variant, each shard of it."""
+    matches = ((name, _WEIGHTS.fullmatch(name)) for name in names)
+    return [n for n, m in matches if m is not None and (m[1] or m[2] or "") == variant]
 
 
 def _check_whole(found: Mapping[str, Any], folder: Path) -> None:
