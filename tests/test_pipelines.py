@@ -23,6 +23,8 @@ from p2p_lab.models.parts import variant_of
 from p2p_lab.models.scheduling import BETAS, noise_settings
 from p2p_lab.sampling import edit, generate, make_schedule, noise_of
 from tests.conftest import scheduler
+from tests.family_pipelines import FAMILIES
+from tests.worlds import LENGTH
 
 CAT, DOG = "a cat on grass", "a dog on grass"
 STEPS, SEED = 3, 4
@@ -281,6 +283,35 @@ def test_a_pipeline_in_memory_is_taken_as_it_is(sd32: Any, sd_folder: Path) -> N
     assert pipe.unet.attn_processors == processors
     with pytest.raises(ModelError, match="taken as it is.*load\\(pipe.to"):
         load(pipe, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_textual_inversion_of_several_vectors_is_read_whole_and_is_one_word(
+    kind: str, tmp_path: Path
+) -> None:
+    FAMILIES[kind].save(tmp_path)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pairs = [(pipe.tokenizer, pipe.text_encoder)]
+    if kind == "sdxl":
+        pairs.append((pipe.tokenizer_2, pipe.text_encoder_2))
+    for tokenizer, encoder in pairs:
+        vectors = torch.randn(3, encoder.config.hidden_size, generator=torch.manual_seed(1))
+        pipe.load_textual_inversion(
+            vectors, token="<toy>", tokenizer=tokenizer, text_encoder=encoder
+        )
+    model: Any = load(pipe)
+    text = "a <toy> on grass"
+    prompt = model.prompt(text)
+    assert prompt.words == ("a", "<toy>", "on", "grass") and len(prompt) == LENGTH
+    numbers = [prompt.ids[token] for token in prompt.tokens_of("<toy>")]
+    assert pipe.tokenizer.convert_ids_to_tokens(numbers) == ["<toy>", "<toy>_1", "<toy>_2"]
+    theirs = pipe.encode_prompt(
+        text, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    mine = model.encode_prompt(prompt, (32, 32))
+    assert torch.equal(mine.tokens, theirs[0])
+    assert kind == "sd1" or torch.equal(mine.pooled, theirs[2])
 
 
 def test_an_offloaded_pipeline_draws_the_same_picture(sd32: Any, sd_folder: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words
+from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words, ids_that_fit
 from p2p_lab.tokens.words import group_tokens
-from tests.worlds import SPLIT, WORDS, tiny_tokenizer
+from tests.worlds import LENGTH, SPLIT, WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(32)
 SENTENCES = st.lists(st.sampled_from([*WORDS, *SPLIT]), max_size=7).map(" ".join)
@@ -353,3 +353,24 @@ def test_a_word_of_thousands_of_combining_marks_is_one_word() -> None:
 
     text = "a cat" + "\u0301" * 2000 + " on grass"
     assert [text[start:stop] for start, stop in word_chars(text)][2:] == ["on", "grass"]
+
+
+def test_an_added_word_of_several_vectors_takes_its_room_and_is_written_once() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<toy>", "<toy>_1", "<toy>_2", "<one>"])
+    toy = tokenizer.convert_tokens_to_ids(["<toy>", "<toy>_1", "<toy>_2"])
+    found = Prompt.of("a <toy> and <one>, a <toy>", tokenizer)
+    first, second = found.tokens_of("<toy>", 0), found.tokens_of("<toy>", 1)
+    assert [found.ids[i] for i in first] == [found.ids[i] for i in second] == toy
+    assert len(found.tokens_of("<one>")) == 1 and len(found) == LENGTH == len(found.pieces)
+    written_out = Prompt.of("<toy> <toy>_1 <toy>_2", tokenizer)
+    assert list(written_out.ids[1:4]) == toy and written_out.end == 5
+    with pytest.raises(ValueError, match=r"1 token\(s\) too long.*losing '<toy>'"):
+        Prompt.of("<toy> <toy> <toy> <toy> <toy>", tokenizer)
+
+
+@pytest.mark.parametrize("text", ["", "a cat", "a cat and " * 9])
+def test_ids_that_fit_are_what_the_tokenizer_pads_or_cuts(text: str) -> None:
+    tokenizer = tiny_tokenizer()
+    cut = tokenizer(text, padding="max_length", max_length=LENGTH, truncation=True)
+    assert ids_that_fit(text, tokenizer, LENGTH) == cut.input_ids

@@ -10,6 +10,7 @@ classifier-free guidance with a negative prompt (the pipeline's `true_cfg_scale`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from p2p_lab.models.placement import device_of
 from p2p_lab.models.scheduling import flow_settings
 from p2p_lab.models.t5 import t5_states
 from p2p_lab.models.vocabulary import warn_of_unknown_words
-from p2p_lab.tokens import Prompt
+from p2p_lab.tokens import Prompt, ids_that_fit
 
 _TOKENS = {True: 512, False: 256}  # of the T5: Flux-dev (distilled guidance) and Flux-schnell
 _LATENTS = 128  # the pipeline's usual height and width in latents
@@ -38,7 +39,7 @@ class Flux(FlowModel):
     """
 
     clip: torch.nn.Module | None = None
-    clip_tokenizer: object = None
+    clip_tokenizer: Any = None
     distilled_guidance: float = 3.5
 
     def prompt(self, text: str) -> Prompt:
@@ -54,16 +55,11 @@ class Flux(FlowModel):
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the T5's states (1, L, D) and the CLIP's pooled vector (1, P)."""
-        assert self.clip is not None and callable(self.clip_tokenizer)
+        assert self.clip is not None
         states = t5_states(self.text_encoder, prompt, masked=False)
-        text = self.clip_tokenizer(
-            prompt.text,
-            padding="max_length",
-            max_length=getattr(self.clip_tokenizer, "model_max_length", None),
-            truncation=True,
-            return_tensors="pt",
-        )
-        pooled = self.clip(text.input_ids.to(device_of(self.clip))).pooler_output
+        length = int(self.clip_tokenizer.model_max_length)
+        ids = ids_that_fit(prompt.text, self.clip_tokenizer, length)
+        pooled = self.clip(torch.tensor([ids], device=device_of(self.clip))).pooler_output
         return Conditioning(states.to(self.device, self.dtype), pooled.to(self.device, self.dtype))
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -92,7 +92,8 @@ class StableDiffusion:
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
         """Encode a prompt: the last hidden states of the text encoder, (1, L, D)."""
         ids = torch.tensor([prompt.ids], device=device_of(self.text_encoder))  # (1, L)
-        mask = self._text_mask(prompt).to(ids) if self._uses_mask() else None
+        real = torch.arange(len(prompt.ids), device=ids.device) < prompt.end  # (L,)
+        mask = real[None].to(ids) if self._uses_mask() else None  # (1, L)
         hidden = self.text_encoder(ids, attention_mask=mask)[0]
         return Conditioning(hidden.to(self.device, self.dtype))
 
@@ -162,13 +163,6 @@ class StableDiffusion:
 
     def _uses_mask(self) -> bool:
         return bool(getattr(self.text_encoder.config, "use_attention_mask", False))
-
-    def _text_mask(self, prompt: Prompt) -> Tensor:
-        text = self.tokenizer(
-            prompt.text, padding="max_length", max_length=len(prompt.ids), return_tensors="pt"
-        )
-        mask: Tensor = text.attention_mask
-        return mask
 
     def _in_enough(self, run: Callable[[Tensor, torch.dtype], Tensor], x: Tensor) -> Tensor:
         """Run a half of the autoencoder in its own precision; in float32 if that overflows."""

@@ -22,7 +22,7 @@ from p2p_lab.models.placement import device_of
 from p2p_lab.models.scheduling import flow_settings
 from p2p_lab.models.t5 import t5_states
 from p2p_lab.models.vocabulary import warn_of_unknown_words
-from p2p_lab.tokens import Prompt
+from p2p_lab.tokens import Prompt, ids_that_fit
 
 _TOKENS = 256  # of the T5, as the pipeline pads it
 
@@ -69,14 +69,9 @@ class StableDiffusion3(FlowModel):
         states, pooled = [], []
         pairs = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
         for tokenizer, encoder in pairs:
-            text = tokenizer(
-                prompt.text,
-                padding="max_length",
-                max_length=len(prompt.parts[0]),
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(text.input_ids.to(device_of(encoder)), output_hidden_states=True)
+            ids = ids_that_fit(prompt.text, tokenizer, len(prompt.parts[0]))
+            rows = torch.tensor([ids], device=device_of(encoder))  # (1, L)
+            output = encoder(rows, output_hidden_states=True)
             states.append(output.hidden_states[-2].to(self.device, self.dtype))
             pooled.append(output[0].to(self.device, self.dtype))
         return torch.cat(states, dim=-1), torch.cat(pooled, dim=-1)

@@ -18,7 +18,7 @@ from p2p_lab.models.placement import device_of
 from p2p_lab.models.scheduling import noise_settings
 from p2p_lab.models.stable_diffusion import StableDiffusion, usual_defaults
 from p2p_lab.models.supported import check_unet
-from p2p_lab.tokens import Prompt
+from p2p_lab.tokens import Prompt, ids_that_fit
 
 
 @dataclass(eq=False, repr=False)
@@ -41,14 +41,9 @@ class StableDiffusionXL(StableDiffusion):
         """Encode a prompt with both encoders: penultimate states side by side, (1, L, D1 + D2)."""
         states, pooled = [], None
         for tokenizer, encoder in self._encoders():
-            text = tokenizer(
-                prompt.text,
-                padding="max_length",
-                max_length=len(prompt.ids),
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(text.input_ids.to(device_of(encoder)), output_hidden_states=True)
+            ids = ids_that_fit(prompt.text, tokenizer, len(prompt.ids))
+            rows = torch.tensor([ids], device=device_of(encoder))  # (1, L)
+            output = encoder(rows, output_hidden_states=True)
             pooled = output[0].to(self.device, self.dtype)
             states.append(output.hidden_states[-2].to(self.device, self.dtype))
         assert pooled is not None

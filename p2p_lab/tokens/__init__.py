@@ -15,6 +15,7 @@ from p2p_lab.tokens.alignment import (
     word_blocks,
 )
 from p2p_lab.tokens.prompt import AlignmentError, Prompt
+from p2p_lab.tokens.reading import ids_that_fit
 from p2p_lab.tokens.reference import reference_tokens_of
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Prompt",
     "align_tokens",
     "align_words",
+    "ids_that_fit",
     "no_common_word",
     "reference_tokens_of",
     "word_blocks",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from p2p_lab.tokens.reading import added_words, read_tokens
 from p2p_lab.tokens.words import Span, group_tokens, normal
 
 _NO_LIMIT = 100_000  # tokenizers without a limit report about 1e30
@@ -56,14 +57,14 @@ class Prompt:
         if not isinstance(text, str):
             raise TypeError(f"A prompt is a string, got {type(text).__name__}: {text!r:.60}.")
         length = _length(tokenizer, length)
-        encoded = _encode(text, tokenizer, length)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        end = sum(encoded["attention_mask"])
-        special = encoded["special_tokens_mask"]
+        tokens = read_tokens(text, tokenizer, length)
+        ids, offsets = [token.id for token in tokens], [token.chars for token in tokens]
+        end = sum(token.real for token in tokens)
+        special = [token.special for token in tokens]
         if len(ids) > length:
             raise ValueError(_too_long(text, offsets, special, length))
         inside = [i for i in range(end) if not special[i]]
-        chars, spans = group_tokens(text, inside, offsets)
+        chars, spans = group_tokens(text, inside, offsets, added_words(tokens, tokenizer))
         raw = tokenizer.convert_ids_to_tokens(ids)
         pieces = [text[slice(*offsets[i])].strip() if i in inside else "" for i in range(length)]
         return cls(
@@ -229,30 +230,7 @@ def _length(tokenizer: Any, length: int | None) -> int:
     return length
 
 
-def _encode(text: str, tokenizer: Any, length: int) -> Any:
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(
-            f"{type(tokenizer).__name__} reports no character offsets. Use the fast tokenizer "
-            f"of the same model: AutoTokenizer.from_pretrained(..., use_fast=True)."
-        )
-    if tokenizer.padding_side != "right":
-        raise ValueError(
-            f"Prompts are padded on the right, this tokenizer pads on the "
-            f"{tokenizer.padding_side}. Set tokenizer.padding_side = 'right'."
-        )
-    return tokenizer(
-        text,
-        padding="max_length",
-        max_length=length,
-        truncation=False,
-        return_attention_mask=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,  # a text over the limit gets our own sentence
-    )
-
-
-def _too_long(text: str, offsets: Sequence[Span], special: Sequence[int], length: int) -> str:
+def _too_long(text: str, offsets: Sequence[Span], special: Sequence[bool], length: int) -> str:
     frame = sum(special)
     inside = [offset for offset, mark in zip(offsets, special, strict=True) if not mark]
     room = max(length - frame, 0)

@@ -58,14 +58,32 @@ def _with_apostrophes(text: str, found: list[Span]) -> list[Span]:
     return joined
 
 
+def words_around(text: str, whole: Sequence[Span]) -> list[Span]:
+    """Split a text in words, where each of the stretches `whole` is a word as it is."""
+    found: list[Span] = []
+    start = 0
+    for stretch in (*whole, (len(text), len(text))):
+        found += [(start + a, start + b) for a, b in word_chars(text[start : stretch[0]])]
+        found += [stretch] if stretch[0] < stretch[1] else []
+        start = stretch[1]
+    return found
+
+
 def group_tokens(
-    text: str, inside: Sequence[int], offsets: Sequence[Span]
+    text: str, inside: Sequence[int], offsets: Sequence[Span], whole: Sequence[Span] = ()
 ) -> tuple[list[Span], list[Span]]:
-    """Give each word its tokens; words that share a token become one word."""
+    """Give each word its tokens; words that share a token become one word.
+
+    Args:
+        text: The text.
+        inside: Positions of the tokens that are neither special nor padding.
+        offsets: For each token the characters that it shows.
+        whole: Characters that are one word as they are, such as an added `<toy>`.
+    """
     chars: list[Span] = []
     spans: list[Span] = []
     waiting: int | None = None  # a token that shows only the space before a word joins that word
-    candidates = word_chars(text)
+    candidates = words_around(text, whole)
     for token in inside:
         touched = [w for w in candidates if w[0] < offsets[token][1] and offsets[token][0] < w[1]]
         if not touched:
