@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -24,6 +25,7 @@ from p2p_lab.training.cache import GROUP, CachedBatches, SceneCache, make_group
 from p2p_lab.training.checkpoint import ResumeError
 from p2p_lab.training.config import SIZES, CascadeConfig
 from p2p_lab.training.data import TEST_SEEDS, draw_images
+from p2p_lab.training.export import save
 from p2p_lab.training.patches import fit, rows_of
 from p2p_lab.training.tokens import build_tokenizer, extend_tokenizer
 from tiny_run import TINY
@@ -339,6 +341,22 @@ def test_stages_trained_apart_and_joined_are_the_run_in_one_piece(tmp_path: Path
     joined = loop.train(config, tmp_path / "apart", device="cpu")
     whole = loop.train(config, tmp_path / "whole", device="cpu")
     assert weights(joined) == weights(whole)
+
+
+def test_a_run_goes_on_from_its_own_saved_pipeline_with_all_its_weights(
+    parts: Any, tmp_path: Path
+) -> None:
+    parts = copy.deepcopy(parts)
+    for module in (parts.vae, parts.unet, parts.text_encoder):
+        module.half().float()  # as they are saved
+    save(parts, SMALL_128, tmp_path / "half-way-v1", {})
+    again = loop.prepare(dataclasses.replace(SMALL_128, warm_start=str(tmp_path / "half-way-v1")))
+    for name in ("vae", "unet", "text_encoder"):
+        ours, theirs = getattr(again, name).state_dict(), getattr(parts, name).state_dict()
+        assert [
+            key for key in ours if not torch.equal(ours[key].float(), theirs[key].float())
+        ] == []
+    assert again.tokenizer.get_vocab() == parts.tokenizer.get_vocab()
 
 
 def test_a_model_of_another_kind_is_no_start() -> None:

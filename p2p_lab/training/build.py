@@ -137,7 +137,7 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
         ValueError: If the shapes differ otherwise.
     """
     pairs = [(parts.text_encoder, trained.text_encoder), (parts.unet, trained.module)]
-    if parts.vae.config.latent_channels == trained.vae.config.latent_channels:
+    if is_same_shape(parts, trained):
         pairs.append((parts.vae, trained.vae))
     for ours, theirs in pairs:
         try:
@@ -147,6 +147,11 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
                 f"{trained.name} does not fit this run: {str(error).splitlines()[1].strip()} "
                 "Choose the size with which it was trained, or leave --warm-start out."
             ) from error
+
+
+def is_same_shape(parts: Parts, trained: StableDiffusion) -> bool:
+    """Tell whether a trained model has the latents of these parts, so that its decoder fits."""
+    return bool(parts.vae.config.latent_channels == trained.vae.config.latent_channels)
 
 
 def _widened(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:

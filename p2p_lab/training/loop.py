@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p2p_lab.scenes.grammar import DETAIL_WORDS
-from p2p_lab.training.build import Parts, build, open_start, take_weights
+from p2p_lab.training.build import Parts, build, is_same_shape, open_start, take_weights
 from p2p_lab.training.cache import CachedBatches, SceneCache
 from p2p_lab.training.checkpoint import begin_run, load_checkpoint
 from p2p_lab.training.config import TrainConfig
@@ -89,9 +89,11 @@ def prepare(config: TrainConfig) -> Parts:
         words = DETAIL_WORDS if config.long_captions else ()
         parts = build(config, extend_tokenizer(trained.tokenizer, words))
         take_weights(parts, trained)
+    if trained is not None and is_same_shape(parts, trained):
+        return parts  # with the trained model's own autoencoder
     if config.encoder == "nested":
         install_nested_encoder(parts.vae, config, trained.vae if trained else None)
-    elif config.encoder == "patches" and trained is None:
+    elif config.encoder == "patches":
         install_patch_encoder(parts.vae, config)
     return parts
 
