@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -144,3 +145,55 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 def test_type_hints_are_shipped() -> None:
     assert (HOUSE / "py.typed").exists()
+
+
+GLOSSARY = HOUSE.parent / "docs" / "glossary.md"
+
+
+def glossary_rows() -> list[tuple[str, str, str]]:
+    """Return word, names and explanation of each entry, headings of the tables left out."""
+    lines = GLOSSARY.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return [(word, names, text) for word, names, text in rows if word != "word"]
+
+
+def glossary_names() -> list[str]:
+    """Return the public names that the glossary gives: classes, functions and their fields."""
+    quoted = [name for _, names, _ in glossary_rows() for name in re.findall(r"`([^`]+)`", names)]
+    calls = [name.split("(")[0] for name in quoted]
+    return [
+        call
+        for call, name in zip(calls, quoted, strict=True)
+        if call.isidentifier() and (call != name or call[0].isupper()) or "." in call
+    ]
+
+
+def test_the_glossary_has_an_entry_for_every_class_of_the_package() -> None:
+    """Errors explain themselves and widgets are looked at; all other classes are words to learn."""
+    public = {name for room in p2p_lab._ROOMS if room != "widgets" for name in p2p_lab._ROOMS[room]}
+    classes = {name for name in public if isinstance(getattr(p2p_lab, name), type)}
+    words = {name for name in classes if not issubclass(getattr(p2p_lab, name), Exception)}
+    assert {"EditPlan", "LocalBlend", "Run"} <= words
+    assert words <= set(glossary_names())
+
+
+def test_the_glossary_has_an_entry_for_every_method_of_inversion() -> None:
+    methods = import_module("p2p_lab.inversion").METHODS
+    names = " ".join(names for _, names, _ in glossary_rows())
+    assert set(re.findall(r'`method="([a-z-]+)"`', names)) == set(methods)
+
+
+@pytest.mark.parametrize("name", glossary_names())
+def test_every_name_in_the_glossary_exists(name: str) -> None:
+    value, *rest = name.split(".")
+    assert value in p2p_lab.__all__
+    found = getattr(p2p_lab, value)
+    assert not rest or rest[0] in {*dir(found), *found.__annotations__}
+
+
+def test_each_word_of_the_glossary_has_one_entry_of_one_or_two_sentences() -> None:
+    words = [word for word, _, _ in glossary_rows()]
+    assert len(words) > 40 and len(set(words)) == len(words)
+    for word, _, text in glossary_rows():
+        assert text.endswith("."), word
+        assert 1 <= len(re.findall(r"[.!?](?= |$)", text)) <= 2, word
