@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 SOURCE, TARGET = 2, 3  # of the rows [source uncond, target uncond, source cond, target cond]
 
@@ -100,14 +100,14 @@ def edit(pipe, *prompts, seed=0, steps=20, guidance=3.0, blend=(), **settings):
     attention = EditedAttention(pipe.tokenizer, prompts, steps, **settings)
     native = pipe.unet.attn_processors
     pipe.unet.set_attn_processor(attention)
-    pipe.scheduler.set_timesteps(steps)
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(steps)
     shape = (1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    z = torch.cat([noise, noise])  # both pictures begin with the same noise
-    for step, t in enumerate(pipe.scheduler.timesteps):
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).repeat(2, 1, 1, 1)
+    for step, t in enumerate(scheduler.timesteps):
         attention.step = step
         uncond, cond = pipe.unet(torch.cat([z, z]), t, text).sample.chunk(2)
-        z = pipe.scheduler.step(uncond + guidance * (cond - uncond), t, z).prev_sample  # DDIM
+        z = scheduler.step(uncond + guidance * (cond - uncond), t, z).prev_sample
         if tokens and step in steps_in((0.2, 1), steps):
             z = local_blend(z, attention.maps, tokens)
     pipe.unet.set_attn_processor(native)

@@ -145,6 +145,16 @@ def test_the_page_leaves_the_pipeline_as_it_found_it(page: Any, pipe: Any) -> No
     assert pipe.unet.attn_processors == before
 
 
+def test_the_page_takes_ddim_whatever_scheduler_the_pipeline_has(page: Any, pipe: Any) -> None:
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    scheduler = PNDMScheduler.from_config(pipe.scheduler.config)  # as Stable Diffusion 1.x has it
+    parts = {**pipe.components, "scheduler": scheduler}
+    other = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pictures = [page.edit(one, SOURCE, "a dog on a beach", steps=2) for one in (pipe, other)]
+    torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)
+
+
 def test_the_page_runs_from_the_command_line(tmp_path: Path) -> None:
     from PIL import Image
 
