@@ -257,6 +257,13 @@ def test_doctor_tells_versions_device_memory_and_that_the_engine_works(
     assert not [s for s in found["wrong"] if "engine" in s or "edit" in s]
 
 
+def test_doctor_tries_a_later_stage_on_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--model", "cascade-64/super", "--device", "cpu", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert "two edits" in found["engine"]
+    assert not [s for s in found["wrong"] if "edit" in s or "louder" in s]
+
+
 def test_doctor_says_what_is_wrong_and_exits_with_1(
     sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

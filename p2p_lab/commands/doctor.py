@@ -182,12 +182,15 @@ def engine(model: Any) -> Iterator[tuple[str, Any] | str]:
     import torch
 
     from p2p_lab.edits import Refine, Reweight
+    from p2p_lab.models import DeepFloydUpscaler
     from p2p_lab.sampling import edit, generate
 
     started = time.perf_counter()
     words = sorted(model.card.vocabulary)[:2] or ["cat", "hat"]
     text = " ".join(words)
     try:
+        if isinstance(model, DeepFloydUpscaler):  # a later stage: it enlarges a picture
+            model = model.on(torch.full((3, 16, 16), 0.5), seed=0)
         run = generate(model, text, seed=0, steps=2)
         same = edit(run, text, [Refine()])
         loud = edit(run, text, [Reweight(words[0], 4.0)])

@@ -22,9 +22,10 @@ from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
 from p2p_lab.inversion.flow import check_flow_method, flow_invert
 from p2p_lab.inversion.jobs import Job, Report
-from p2p_lab.inversion.null_text import NullText, null_text
+from p2p_lab.inversion.null_text import NullText, check_gradients, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
+from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling import Run, Texts, Trajectory, Watch, walk
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.loop import CancelToken, OnStep, session
@@ -37,6 +38,8 @@ Options = NullText | EditFriendly
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
+@torch.inference_mode(False)  # null-text inversion needs gradients, also inside that mode
+@cpu_by_default()
 def invert(
     model: Denoiser,
     image: Any,
@@ -108,6 +111,7 @@ def invert(
         check_flow_method(name, model.name)
     if isinstance(options, NullText):
         options.check(settings.guidance_scale)
+        check_gradients(model.module, model.name)
     work = _Work(
         model=model,
         prompt=model.prompt(text),

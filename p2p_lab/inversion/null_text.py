@@ -106,6 +106,19 @@ def null_text(job: Job, pivots: Tensor, options: NullText | None = None) -> Null
     return NullTextResult(torch.cat(embeds), tuple(losses), torch.cat(path))
 
 
+def check_gradients(module: nn.Module, name: str) -> None:
+    """Refuse weights that no gradient can pass.
+
+    Raises:
+        ValueError: If they were made in torch's inference mode.
+    """
+    if any(weight.is_inference() for weight in module.parameters()):
+        raise ValueError(
+            f"The weights of {name} were made inside torch.inference_mode(), so null-text "
+            "inversion has no gradients. Make the pipeline outside of it, or use method='direct'."
+        )
+
+
 def null_text_step(
     job: Job, latents: Tensor, positive_pred: Tensor, embed: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,14 @@ class ModelError(ValueError):
     """Say why a model cannot be opened and what to do."""
 
 
+def not_a_lora(name: object) -> ModelError:
+    """Return the error for a LoRA that was given in a model's place."""
+    return ModelError(
+        f"{name} is a LoRA, a change to a model and no model. Put it on a diffusers pipeline of "
+        "its base model, pipe.load_lora_weights(...), and give that pipeline: load(pipe)."
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, as a sentence."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

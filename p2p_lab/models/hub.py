@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from p2p_lab.models.cards import read_json
-from p2p_lab.models.errors import ModelError, first_line
+from p2p_lab.models.errors import ModelError, first_line, not_a_lora
 from p2p_lab.models.opening import family_of
 from p2p_lab.models.parts import fitting, variant_of, weights_of
 
@@ -47,7 +47,7 @@ def fetch(name: str, dtype: torch.dtype) -> Path:
     except Exception as error:
         return _in_cache(name, error)
     if _INDEX not in sizes:
-        raise ModelError(_no_pipeline(name, sizes))
+        raise _no_pipeline(name, sizes)
     try:
         index = read_json(Path(hub.hf_hub_download(name, _INDEX)))
         family_of(str(index.get("_class_name", "")), f"The hub's {name}")
@@ -146,16 +146,12 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _no_pipeline(name: str, names: Iterable[str]) -> str:
+def _no_pipeline(name: str, names: Iterable[str]) -> ModelError:
     files = [file for file in names if file.endswith(".safetensors") and "/" not in file]
     if any("lora" in file.lower() for file in files):
-        return (
-            f"The hub's {name} is a LoRA, a change to a model and no model. Put it on a diffusers "
-            f"pipeline of its base model, pipe.load_lora_weights({name!r}), and give that: "
-            "load(pipe)."
-        )
+        return not_a_lora(f"The hub's {name}")
     single = f" It has the single file {files[0]}: fetch that and give its path." if files else ""
-    return (
+    return ModelError(
         f"The hub's {name} has no {_INDEX}, so it is not a pipeline in diffusers format and "
         f"nothing was fetched.{single}"
     )

@@ -16,6 +16,7 @@ from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
 from p2p_lab.models.hub import fetch
 from p2p_lab.models.opening import open_file, open_folder, open_pipe
+from p2p_lab.models.placement import cpu_by_default
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 PREFERRED = ("scenes-128", "scenes-64")
@@ -31,6 +32,8 @@ def list_models() -> list[str]:
     return sorted(names, key=lambda name: PREFERRED.index(name) if name in PREFERRED else 99)
 
 
+@torch.inference_mode(False)  # weights made in that mode have no way back
+@cpu_by_default()
 def load(
     name_or_path: str | os.PathLike[str] | Any | None = None,
     device: str | torch.device | None = None,

@@ -13,7 +13,7 @@ import torch
 from p2p_lab.models.cards import read_card, read_json, verify
 from p2p_lab.models.deepfloyd import open_deepfloyd
 from p2p_lab.models.denoiser import Denoiser
-from p2p_lab.models.errors import REINSTALL, ModelError, first_line
+from p2p_lab.models.errors import REINSTALL, ModelError, first_line, not_a_lora
 from p2p_lab.models.flux import open_flux
 from p2p_lab.models.latent_diffusion import open_latent_diffusion
 from p2p_lab.models.parts import Folder, Parts
@@ -52,6 +52,8 @@ def open_folder(
     Raises:
         ModelError: If it is none, incomplete, changed on disk or of an unknown kind.
     """
+    if not (folder / "model_index.json").is_file() and any(folder.glob("*lora*.safetensors")):
+        raise not_a_lora(folder)
     index = read_json(folder / "model_index.json", missing=_NOT_DIFFUSERS.format(folder=folder))
     family = family_of(str(index.get("_class_name", "")), str(folder))
     verify(folder)

@@ -17,7 +17,7 @@ import torch
 
 from p2p_lab.models.cards import read_json
 from p2p_lab.models.denoiser import Defaults, ModelCard
-from p2p_lab.models.errors import REINSTALL, ModelError
+from p2p_lab.models.errors import REINSTALL, ModelError, first_line
 
 
 class Parts(Protocol):
@@ -171,14 +171,21 @@ def open_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
             "and are not read; convert the model, or take a version with safetensors."
         )
     options: dict[str, Any] = {"variant": variant} if variant else {}
-    network, found = cls.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        torch_dtype=dtype,
-        output_loading_info=True,
-        **options,
-    )
+    try:
+        network, found = cls.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+            **options,
+        )
+    except TypeError as error:
+        raise ModelError(
+            f"{cls.__name__} cannot be made with the settings in {folder / 'config.json'}: "
+            f"{first_line(error)} A setting is null or of another type than it takes; compare the "
+            "file with that of the model's first version."
+        ) from error
     _check_whole(found, folder)
     return network
 

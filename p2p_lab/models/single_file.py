@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from p2p_lab.models.cards import read_json
-from p2p_lab.models.errors import ModelError, first_line
+from p2p_lab.models.errors import ModelError, first_line, not_a_lora
 from p2p_lab.models.parts import open_tokenizer
 
 _NETWORKS = {
@@ -52,7 +52,10 @@ def open_single_file(
             f"{path.name} is not a .safetensors file. Other formats can run code when they are "
             "opened and are not read; convert it, or take a version with safetensors."
         )
-    xl = _is_xl(path, config)
+    weights = _weights_in(path)
+    if any("lora" in name.lower() for name in weights):
+        raise not_a_lora(path.name)
+    xl = _is_xl(weights, config)
     import diffusers
 
     kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
@@ -128,17 +131,22 @@ def _usual_settings(path: Path) -> Path:
     return Path(snapshot_download(name, allow_patterns=list(_SETTINGS)))
 
 
-def _is_xl(path: Path, config: str | os.PathLike[str] | None) -> bool:
+def _is_xl(weights: Sequence[str], config: str | os.PathLike[str] | None) -> bool:
     """Tell SDXL from its folder's class, or from its second text encoder's weights."""
-    if config is not None:
-        missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
-        index = read_json(Path(config) / "model_index.json", missing=missing)
-        return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+    if config is None:
+        return any(name.startswith("conditioner.embedders.1") for name in weights)
+    missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
+    index = read_json(Path(config) / "model_index.json", missing=missing)
+    return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+
+
+def _weights_in(path: Path) -> list[str]:
+    """List the names of a checkpoint's weights, without reading them."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            return any(key.startswith("conditioner.embedders.1") for key in file.keys())  # noqa: SIM118
+            return list(file.keys())
     except SafetensorError as error:
         raise ModelError(
             f"{path.name} is damaged or not safetensors: {first_line(error)}"

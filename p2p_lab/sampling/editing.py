@@ -14,6 +14,7 @@ from typing import Any, overload
 from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
+from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.loop import CancelToken, OnStep, Watch
 from p2p_lab.sampling.memory import USUAL
 from p2p_lab.sampling.runs import Run
@@ -53,6 +54,7 @@ def edit(
 ) -> list[Run]: ...
 
 
+@cpu_by_default()
 def edit(
     source: Run | Sequence[Run],
     text: str,

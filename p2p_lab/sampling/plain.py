@@ -11,6 +11,7 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
 from p2p_lab.models import Denoiser
+from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.loop import (
     CancelToken,
     OnStep,
@@ -70,6 +71,7 @@ def generate(
 ) -> list[Run]: ...
 
 
+@cpu_by_default()
 def generate(
     model: Denoiser,
     text: str,

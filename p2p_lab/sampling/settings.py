@@ -42,7 +42,7 @@ class Settings:
             ValueError: With a sentence that says what was wrong, what was got and what to do.
         """
         usual = model.defaults
-        steps = usual.steps if steps is None else steps
+        steps = _whole(usual.steps if steps is None else steps)
         scale = check_guidance(usual.guidance_scale if guidance_scale is None else guidance_scale)
         if size is None:
             size = (usual.height, usual.width)
@@ -52,6 +52,16 @@ class Settings:
         shape = model.latent_shape(full)
         schedule = make_schedule(model.scheduler_config, sampler, steps, shape[1:])
         return Settings(steps, scale, full, shape, record, sampler, schedule)
+
+
+def _whole(steps: int) -> int:
+    """Return numbers of NumPy and torch as Python's own; what is no whole number as it is."""
+    if isinstance(steps, bool):
+        return steps
+    try:
+        return operator.index(steps)
+    except (TypeError, ValueError):
+        return steps
 
 
 def check_guidance(scale: float) -> float:

@@ -1,0 +1,99 @@
+"""Laws of what people have around a model: torch's modes, numbers of NumPy, files that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from p2p_lab.edits import Replace
+from p2p_lab.inversion import invert
+from p2p_lab.models import ModelError, load
+from p2p_lab.sampling import Run, edit, generate
+
+CAT, DOG = "a cat on grass", "a dog on grass"
+
+
+@pytest.fixture
+def meta_by_default() -> Iterator[None]:
+    """A default device on which nothing can be computed: what names no device fails there."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+def walk_through(folder: Path, method: Any) -> list[Run]:
+    """Load, draw, edit and invert."""
+    model = load(folder, "cpu")
+    drawn = generate(model, CAT, seed=1, steps=2)
+    inverted = invert(model, drawn.image, CAT, method=method, steps=2)
+    return [drawn, edit(drawn, DOG, [Replace()]), inverted, edit(inverted, DOG, [Replace()])]
+
+
+@pytest.mark.parametrize("method", ["null-text", "direct", "edit-friendly"])
+def test_torchs_inference_mode_and_default_device_change_no_picture(
+    method: str, sd_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    usual = walk_through(sd_folder, method)
+    with torch.inference_mode():
+        inside = walk_through(sd_folder, method)
+    request.getfixturevalue("meta_by_default")
+    elsewhere = walk_through(sd_folder, method)
+    for wanted, *others in zip(usual, inside, elsewhere, strict=True):
+        assert all(np.array_equal(wanted.pixels, other.pixels) for other in others)
+
+
+def test_null_text_refuses_a_pipeline_that_was_made_in_inference_mode(sd_folder: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    with torch.inference_mode():
+        pipe = StableDiffusionPipeline.from_pretrained(sd_folder, local_files_only=True)
+    model = load(pipe)
+    image = generate(model, CAT, seed=1, steps=1).image
+    with pytest.raises(ValueError, match="made inside torch.inference_mode.*method='direct'"):
+        invert(model, image, CAT, method="null-text", steps=1)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_taken_as_pythons_own(kind: Any, sd32: Any) -> None:
+    wanted = generate(sd32, CAT, seed=1, steps=2, guidance_scale=3)
+    run = generate(sd32, CAT, seed=1, steps=kind(2), guidance_scale=kind(3))
+    assert torch.equal(run.pixels, wanted.pixels)
+    assert type(run.steps) is int and run.steps == 2
+
+
+@pytest.mark.parametrize("steps", [np.float64(2), np.bool_(True), True, np.array([2]), "2"])
+def test_steps_that_are_no_whole_number_are_refused(steps: Any, sd32: Any) -> None:
+    with pytest.raises(ValueError, match="steps=.*give a whole number from 1"):
+        generate(sd32, CAT, seed=1, steps=steps)
+
+
+@pytest.mark.parametrize(
+    "weight", ["lora_unet_x.lora_down.weight", "unet.x.lora_A.weight", "unet.x.lora.up.weight"]
+)
+def test_a_lora_in_a_models_place_is_called_one(
+    weight: str, sd_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({weight: torch.zeros(1)}, file)
+    for place, config in ((file, None), (file, sd_folder), (tmp_path, None)):
+        with pytest.raises(ModelError, match=r"is a LoRA.*load_lora_weights.*load\(pipe\)"):
+            load(place, "cpu", config=config)
+
+
+def test_a_sample_size_of_null_is_diffusers_own_or_named(sd_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "copy"))
+    for part in ("unet", "vae"):
+        path = folder / part / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": None}))
+        if part == "unet":
+            assert load(folder, "cpu").defaults.height == 128  # 64 latents of two pixels
+    with pytest.raises(ModelError, match="AutoencoderKL cannot be made.*vae.config.json"):
+        load(folder, "cpu")
