@@ -76,7 +76,7 @@ def tiny_vae() -> Any:
     )
 
 
-def tiny_text_encoder(*, projection: bool = False, width: int = 16) -> Any:
+def tiny_text_encoder(*, projection: bool = False, width: int = 16, length: int = LENGTH) -> Any:
     """A CLIP text encoder of one or two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -87,7 +87,7 @@ def tiny_text_encoder(*, projection: bool = False, width: int = 16) -> Any:
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         projection_dim=width,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,

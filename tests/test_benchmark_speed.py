@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from p2p_lab.models import Denoiser
+from tests.conftest import tiny_text_encoder
+from tests.worlds import LENGTH, tiny_tokenizer
 
 PORT = """
 from diffusers import StableDiffusionPipeline
@@ -38,11 +42,13 @@ def speed() -> ModuleType:
 
 
 def test_a_port_is_measured_beside_the_package_and_the_model_is_given_back(
-    speed: ModuleType, sd32: Denoiser, tmp_path: Path
+    speed: ModuleType, sd32: Any, tmp_path: Path
 ) -> None:
     port = tmp_path / "pipeline_prompt2prompt.py"
     port.write_text(PORT, encoding="utf-8")
     options = argparse.Namespace(device="cpu", quick=True, port=port)
+    encoder, words = tiny_text_encoder(length=77).float(), tiny_tokenizer(77)
+    sd32 = replace(sd32, text_encoder=encoder, tokenizer=words)
     before = dict(sd32.module.attn_processors)
     subject = speed.Subject("tiny", sd32, steps=2, rounds=1)
     times, peaks = speed.measure(subject, options)
@@ -55,6 +61,17 @@ def test_a_port_is_measured_beside_the_package_and_the_model_is_given_back(
     )
     assert {"port_peak_mb", "joint_peak_mb"} <= set(numbers)
     assert "where the port takes" in table
+    assert speed.port_note(subject, options) == ""
+
+
+def test_a_port_is_left_out_with_a_line_where_a_model_reads_other_texts(
+    speed: ModuleType, sd32: Denoiser, tmp_path: Path
+) -> None:
+    options = argparse.Namespace(device="cpu", quick=True, port=tmp_path / "port.py")
+    subject = speed.Subject("tiny", sd32, steps=1, rounds=1)
+    assert "port, its edit" not in speed.cases(subject, options)  # the file is not even opened
+    note = speed.port_note(subject, options)
+    assert "left out here" in note and note.endswith(f"this model reads {LENGTH}.")
 
 
 def test_a_port_that_is_no_python_file_is_refused_in_a_sentence(
