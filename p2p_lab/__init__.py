@@ -1,80 +1,35 @@
 """Prompt-to-Prompt image editing with cross-attention control, to look at, change and measure.
 
 The public names of every room can be imported from here. They are loaded when first used, so
-that `import p2p_lab` takes no time and does not import torch.
+that `import p2p_lab` takes no time and does not import torch. Which names there are stands in
+`__init__.pyi`, where type checkers read it too.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "tokens": ("Alignment", "AlignmentError", "Prompt", "align_tokens", "align_words"),
-    "edits": (
-        "BlendPlan",
-        "EditPlan",
-        "LocalBlend",
-        "Move",
-        "Refine",
-        "Replace",
-        "Reweight",
-        "compile_edits",
-        "default_edits",
-        "mix_cross",
-    ),
-    "attention": (
-        "AttentionStore",
-        "AttentionTape",
-        "Controller",
-        "Site",
-        "UnsupportedAttention",
-        "attached",
-    ),
-    "models": ("Denoiser", "list_models", "load"),
-    "sampling": ("Run", "Trajectory", "animate", "ddim_step", "edit", "generate"),
-    "inversion": ("invert",),
-    "metrics": (
-        "background_mse",
-        "background_psnr",
-        "background_ssim",
-        "edit_summary",
-        "foreground_mse",
-        "foreground_psnr",
-        "foreground_ssim",
-        "mask_iou",
-        "mse",
-        "pointing_accuracy",
-        "psnr",
-        "rank_correlation",
-        "ssim",
-        "structure_distance",
-    ),
-    "figures": (
-        "overlay",
-        "show_alignment",
-        "show_blend",
-        "show_edit",
-        "show_frames",
-        "show_map",
-        "show_maps",
-        "show_pictures",
-        "show_plan",
-        "show_sweep",
-        "show_trajectory",
-        "to_gif",
-    ),
-    "widgets": ("AttentionExplorer", "EditPanel", "InversionPanel"),
-    "scenes": ("Scene", "caption", "render", "sample_scene"),
-    "judge": ("Judge", "load_judge"),
-    "training": (),  # build, train and save say too little without their room's name
-    "checks": ("check",),
-}
+
+def _read_rooms(stub: Path) -> dict[str, tuple[str, ...]]:
+    """Return the public names of each room, as the stub imports them."""
+    rooms: dict[str, tuple[str, ...]] = {}
+    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            names = tuple(alias.name for alias in node.names)
+            _, _, room = (node.module or "").partition(".")
+            rooms |= {room: names} if room else dict.fromkeys(names, ())
+    return rooms
+
+
+_ROOMS = _read_rooms(Path(__file__).with_suffix(".pyi"))
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(("__version__", *_HOME))  # noqa: PLE0605 (the table above is the list)
+__all__ = sorted(("__version__", *_HOME))  # noqa: PLE0605 (the stub is the list)
 
 
 def __getattr__(name: str) -> Any:

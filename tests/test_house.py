@@ -197,3 +197,17 @@ def test_each_word_of_the_glossary_has_one_entry_of_one_or_two_sentences() -> No
     for word, _, text in glossary_rows():
         assert text.endswith("."), word
         assert 1 <= len(re.findall(r"[.!?](?= |$)", text)) <= 2, word
+
+
+def test_type_checkers_know_what_is_imported_from_the_package(tmp_path: Path) -> None:
+    script = tmp_path / "typed.py"
+    script.write_text("from p2p_lab import generate, load\nreveal_type(generate)\n1 + load\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=HOUSE.parent,
+    )
+    assert "p2p_lab.sampling.runs.Run" in done.stdout, done.stdout + done.stderr
+    assert "Unsupported operand types" in done.stdout

@@ -82,7 +82,6 @@ class EditPlan:
         self_pixels: only sites with at most this many positions take them (256 is 16 x 16).
         joint: where words and image share a softmax: "maps" or the image's "queries" (and keys).
         blend: where the picture may change, or None for everywhere.
-        moves: which words' source attention is taken to another place.
         source: the source prompt, for printing and for telling plans apart.
         target: the target prompt.
         compat: "reference" if the quirks of the authors' code were reproduced.

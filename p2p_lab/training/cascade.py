@@ -1,9 +1,10 @@
 """The two stages of a cascade: small pictures from noise and text, then the same ones larger.
 
-Both U-Nets tell the noise in x_t = √ᾱ x + √(1 − ᾱ) ε, trained as the latent model is: min-SNR-5,
-objects heavier, words' maps asked to cover their masks. The super stage sees the small picture
-enlarged and noised to a level that it is told (noise conditioning augmentation, Ho et al. 2022), so
-that it also repairs what the base stage draws badly.
+With x_t = √ᾱ x + √(1 − ᾱ) ε both U-Nets tell the velocity √ᾱ ε − √(1 − ᾱ) x (or, on request, the
+noise ε, as in the paper). They are trained as the latent model is: min-SNR-5, objects heavier,
+words' maps asked to cover their masks. The super stage sees the small picture enlarged and noised
+to a level that it is told (noise conditioning augmentation, Ho et al. 2022), so that it also
+repairs what the base stage draws badly.
 """
 
 from __future__ import annotations
