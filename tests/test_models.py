@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from p2p_lab.models import ModelError, list_models, load, loading, verify
 from p2p_lab.models.vocabulary import unknown_words
@@ -179,10 +180,13 @@ def test_a_single_file_that_cannot_be_opened_says_why(sd_folder: Path, tmp_path:
     path.write_bytes(b"junk")
     with pytest.raises(ModelError, match="damaged or not safetensors"):
         load(path, "cpu")
-    with pytest.raises(ModelError, match="could not be opened.*config="):
+    with pytest.raises(ModelError, match="damaged or not safetensors"):
         load(path, "cpu", config=sd_folder)
     with pytest.raises(ModelError, match="no diffusers folder"):
         load(path, "cpu", config=tmp_path)
+    save_file({"another.weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="could not be opened.*config="):
+        load(path, "cpu", config=sd_folder)
 
 
 def test_unknown_words_warn_once_each_and_name_the_nearest(folder: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,10 +52,12 @@ def open_single_file(
             f"{path.name} is not a .safetensors file. Other formats can run code when they are "
             "opened and are not read; convert it, or take a version with safetensors."
         )
+    said = None if config is None else _is_xl_folder(config)
     weights = _weights_in(path)
     if any("lora" in name.lower() for name in weights):
         raise not_a_lora(path.name)
-    xl = _is_xl(weights, config)
+    second_encoder = any(name.startswith("conditioner.embedders.1") for name in weights)
+    xl = second_encoder if said is None else said
     import diffusers
 
     kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
@@ -131,10 +133,8 @@ def _usual_settings(path: Path) -> Path:
     return Path(snapshot_download(name, allow_patterns=list(_SETTINGS)))
 
 
-def _is_xl(weights: Sequence[str], config: str | os.PathLike[str] | None) -> bool:
-    """Tell SDXL from its folder's class, or from its second text encoder's weights."""
-    if config is None:
-        return any(name.startswith("conditioner.embedders.1") for name in weights)
+def _is_xl_folder(config: str | os.PathLike[str]) -> bool:
+    """Tell SDXL by its folder's class."""
     missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
     index = read_json(Path(config) / "model_index.json", missing=missing)
     return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
