@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from p2p_lab.models import verify
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.training import cache, loop, nested, tokens
@@ -357,6 +358,15 @@ def test_a_run_goes_on_from_its_own_saved_pipeline_with_all_its_weights(
             key for key in ours if not torch.equal(ours[key].float(), theirs[key].float())
         ] == []
     assert again.tokenizer.get_vocab() == parts.tokenizer.get_vocab()
+
+
+def test_the_unfinished_model_is_whole_and_a_start_for_its_own_size() -> None:
+    folder = Path(__file__).resolve().parent.parent / "unfinished" / "scenes-128"
+    verify(folder)
+    there = open_start(str(folder))
+    assert there.vae.config.latent_channels == SIZES["scenes-128"].latent_channels
+    assert tuple(there.module.config.block_out_channels) == SIZES["scenes-128"].unet_channels
+    assert all(bool(weight.isfinite().all()) for weight in there.module.state_dict().values())
 
 
 def test_a_model_of_another_kind_is_no_start() -> None:
