@@ -562,6 +562,27 @@ def test_asking_for_what_was_not_recorded_says_what_was(sd: Family) -> None:
             ask()  # type: ignore[no-untyped-call]
 
 
+def test_principal_components_do_not_depend_on_the_signs_that_the_library_chose(
+    sd: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = recorded(sd)
+    before = store.principal_components()
+    decompose = torch.linalg.svd
+
+    numbers = torch.Generator().manual_seed(0)
+
+    def rounded(*args: Any, **kwargs: Any) -> Any:
+        """Return what another machine might: other signs, other rounding."""
+        u, s, vh = decompose(*args, **kwargs)
+        signs = torch.randn(len(s), generator=numbers).sign()
+        noise = torch.randn(u.shape, generator=numbers, dtype=u.dtype)
+        return u * signs + 1e-8 * noise, s, vh * signs[:, None]
+
+    monkeypatch.setattr(torch.linalg, "svd", rounded)
+    for _ in range(10):
+        assert torch.allclose(store.principal_components(), before, atol=1e-4)
+
+
 def test_principal_components_reproduce_the_rows_they_summarise(sd: Family) -> None:
     store, _ = recorded(sd)
     site = store.self_sites[-1]

@@ -183,7 +183,8 @@ class AttentionStore:
         rows = self.self_map(site)
         u, s, _ = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
         parts = (u * s)[:, :components].T  # (components, pixels)
-        parts = parts * torch.where(parts.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)  # fix the sign
+        # The sign of a component is free: its longer tail is the bright one (each sums to 0).
+        parts = parts * torch.where(parts.pow(3).sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
         low, high = parts.amin(dim=1, keepdim=True), parts.amax(dim=1, keepdim=True)
         scaled = (parts - low) / (high - low).clamp_min(torch.finfo(parts.dtype).tiny)
         grid = scaled.reshape(-1, *self.sites[site].size)
