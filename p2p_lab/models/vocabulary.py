@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Sequence
 
 from p2p_lab.tokens import Prompt
 
 _SUGGESTIONS = 3
+_INNER = ("p2p_lab.models", "p2p_lab.sampling", "p2p_lab.inversion", "contextlib", "torch.")
 
 
 def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
@@ -26,7 +28,15 @@ def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str)
     """Warn of words that the model was not trained on, and name the nearest known ones."""
     said = about_unknown_words(prompt, vocabulary, name)
     if said:
-        warnings.warn(said, stacklevel=4)
+        warnings.warn(said, stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """Return how far up the line stands that asked for a picture, whatever lies between."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(_INNER):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def about_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> str:
