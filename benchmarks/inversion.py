@@ -40,7 +40,7 @@ from benchmarks.records import append_rows, read_rows
 from p2p_lab.edits import LocalBlend, Replace
 from p2p_lab.figures import show_cost, to_png
 from p2p_lab.inversion import METHODS, NullText, invert, null_text_memory, to_tensor
-from p2p_lab.inversion.memory import _Living
+from p2p_lab.inversion.null_text_memory import _Living
 from p2p_lab.judge import JudgeError, load_judge
 from p2p_lab.judge.verdict import Wanted
 from p2p_lab.metrics import (

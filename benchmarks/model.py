@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from benchmarks.full_pipeline import FullPipeline
 from benchmarks.model_maps import Points, read_true_scenes, recommended, score_maps
-from benchmarks.painter import Painter
 from p2p_lab.judge import Finding, Judge, load_judge
 from p2p_lab.models.loading import WEIGHTS
 from p2p_lab.scenes import Scene, caption, render, sample_scene
@@ -71,15 +71,15 @@ def known_scenes(judge: Judge, world: str, count: int, *, unseen: bool) -> list[
 
 
 def draw_and_read(
-    painter: Painter, judge: Judge, scenes: list[Scene], points: Points | None
+    pipeline: FullPipeline, judge: Judge, scenes: list[Scene], points: Points | None
 ) -> list[Finding]:
     """Generate a picture of each scene's caption, and hold it to the scene."""
-    sites = recommended(painter.model)
+    sites = recommended(pipeline.model)
     found = []
     for i, scene in enumerate(scenes):
         text = caption(scene)
         record = "store" if points is not None else "none"
-        run, picture = painter.draw(text.text, i, record)
+        run, picture = pipeline.draw(text.text, i, record)
         seen = judge.read(picture)
         found.append(judge.holds(seen, scene))
         if points is not None and run.attention is not None:
@@ -101,12 +101,12 @@ def autoencoder_psnr(model: Any, world: str, count: int) -> float:
     return float(-10 * torch.log10(torch.cat(errors).mean()))
 
 
-def seconds_per_image(painter: Painter, count: int) -> float:
+def seconds_per_image(pipeline: FullPipeline, count: int) -> float:
     """Return the median time of a plain picture with guidance, all of the machine's cores."""
     spent = []
     for seed in range(count + 1):
         start = time.perf_counter()
-        painter.draw("a cat in a field", seed)
+        pipeline.draw("a cat in a field", seed)
         spent.append(time.perf_counter() - start)
     return statistics.median(spent[1:])  # the first one warms up
 
@@ -138,21 +138,21 @@ def both(found: list[Finding]) -> float:
 
 def measure(name: str | None, judge: Judge, counts: Counts) -> dict[str, Any]:
     """Return all numbers of a model."""
-    painter = Painter.open(name)
-    model, side = painter.model, painter.size[0]
+    pipeline = FullPipeline.open(name)
+    model, side = pipeline.model, pipeline.size[0]
     settings = model.card.raw.get("config", {})
     world = settings.get("world", "small")
-    timed = seconds_per_image(painter, counts.timed)
+    timed = seconds_per_image(pipeline, counts.timed)
     scenes = known_scenes(judge, world, counts.scenes, unseen=False)
     pairs = known_scenes(judge, world, counts.held_out, unseen=True)
     drawn = Points()
-    seen = shares(draw_and_read(painter, judge, scenes, drawn), scenes)
-    held = both(draw_and_read(painter, judge, pairs, None))
-    truth = read_true_scenes(painter, scenes[: counts.truth])
+    seen = shares(draw_and_read(pipeline, judge, scenes, drawn), scenes)
+    held = both(draw_and_read(pipeline, judge, pairs, None))
+    truth = read_true_scenes(pipeline, scenes[: counts.truth])
     best = [judge.holds(render(scene, side).images[0], scene) for scene in scenes]
     rare = [judge.holds(render(scene, side).images[0], scene) for scene in pairs]
     decoded = {}
-    if painter.later is None:
+    if pipeline.later is None:
         decoded["autoencoder_psnr"] = autoencoder_psnr(model, world, max(counts.truth, 16))
     return {
         **seen,

@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.painter import Painter
-from p2p_lab.attention import AttentionStore, Controller, Rows, Site, attached, find_sites
+from benchmarks.full_pipeline import FullPipeline
+from p2p_lab.attention import AttentionStore, BatchSlices, Controller, Site, attached, find_sites
 from p2p_lab.judge import Verdict
 from p2p_lab.metrics import mask_iou, pointing_accuracy
 from p2p_lab.scenes import Caption, Phrase, Scene, caption, render
@@ -96,24 +96,24 @@ def score_maps(
 
 
 @torch.no_grad()
-def read_true_scenes(painter: Painter, scenes: list[Scene]) -> Points:
+def read_true_scenes(pipeline: FullPipeline, scenes: list[Scene]) -> Points:
     """Score maps on noised true scenes, each at several model times."""
-    model, points = painter.model, Points()
+    model, points = pipeline.model, Points()
     sites, everywhere = recommended(model), all_sites(model)
     alpha_bars = DDIMScheduler.from_config(dict(model.scheduler_config)).alphas_cumprod
     for i, scene in enumerate(scenes):
-        text, pictures = caption(scene), render(scene, painter.size[0])
+        text, pictures = caption(scene), render(scene, pipeline.size[0])
         prompt = model.prompt(text.text)
-        images = painter.shrink(pictures.images)
+        images = pipeline.shrink(pictures.images)
         latents = model.encode(images.to(model.device, model.dtype))
         for t in TIMES:
             generator = torch.Generator().manual_seed(1000 * i + t)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             noisy = alpha_bars[t].sqrt() * latents + (1 - alpha_bars[t]).sqrt() * noise
-            controller = Controller(everywhere, Rows(source=slice(0, 1)))
+            controller = Controller(everywhere, BatchSlices(source=slice(0, 1)))
             with model.lock, attached(model.module, controller, everywhere):
                 controller.begin_step(0)
-                said = model.encode_prompt(prompt, painter.own_size)
+                said = model.encode_prompt(prompt, pipeline.own_size)
                 model.predict(noisy, torch.tensor(t), said)
                 controller.end_step(noisy, None)
             store = controller.stores(prompt)[0]

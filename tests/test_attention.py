@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_lab.attention import (
+    AttentionCall,
     AttentionStore,
     AttentionTape,
-    Call,
+    BatchSlices,
     Controller,
-    Rows,
-    Scores,
+    QueryKey,
     Site,
     UnsupportedAttention,
     attached,
@@ -40,7 +40,7 @@ from tests.families import FAMILIES, TEXT, Family, draw
 from tests.worlds import tiny_tokenizer
 
 STEPS = 3
-BOTH = Rows(source=slice(0, 1), target=slice(1, 2))
+BOTH = BatchSlices(source=slice(0, 1), target=slice(1, 2))
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -117,7 +117,7 @@ def test_observing_leaves_the_output_bit_identical(family: Family) -> None:
     sites = sites_of(family)
     tape = AttentionTape("m", sites, STEPS)
     plain = family.call(families.text())
-    rows = Rows(source=slice(0, 1))
+    rows = BatchSlices(source=slice(0, 1))
     watched = run(family, Controller(sites, rows, keep=[tape], record_self=True))
     assert torch.equal(plain, watched)
 
@@ -142,12 +142,12 @@ def test_recorded_maps_equal_the_softmax_computed_by_hand(family: Family) -> Non
     names: list[str] = []
 
     class Noting(Controller):
-        def apply(self, site: Site, call: Call) -> Tensor:
+        def apply(self, site: Site, call: AttentionCall) -> Tensor:
             names.append(site.name)
             return super().apply(site, call)
 
     tape = AttentionTape("m", sites, STEPS)
-    controller = Noting(sites, Rows(source=slice(1, 2)), keep=[tape], record_self=True)
+    controller = Noting(sites, BatchSlices(source=slice(1, 2)), keep=[tape], record_self=True)
     run(family, controller)
     with spied() as calls:
         family.call(families.text())
@@ -193,7 +193,7 @@ def test_sites_know_their_height_and_width_on_pictures_that_are_not_square(famil
 
 def test_odd_latents_are_halved_as_the_model_halves_them(sd: Family) -> None:
     sites = find_sites(sd.module, (7, 9))
-    controller = Controller(sites, Rows(source=slice(0, 1)))
+    controller = Controller(sites, BatchSlices(source=slice(0, 1)))
     with attached(sd.module, controller, sites):
         controller.begin_step(0)
         sd.module(draw(2, 4, 7, 9), 500, families.text())
@@ -203,7 +203,7 @@ def test_odd_latents_are_halved_as_the_model_halves_them(sd: Family) -> None:
 def test_sites_for_latents_of_another_size_are_refused(sd: Family) -> None:
     sites = find_sites(sd.module, (16, 16))
     with pytest.raises(UnsupportedAttention, match="another size"):
-        run(sd, Controller(sites, Rows(source=slice(0, 1))))
+        run(sd, Controller(sites, BatchSlices(source=slice(0, 1))))
 
 
 def test_a_module_of_an_unknown_kind_is_refused() -> None:
@@ -218,13 +218,13 @@ def test_processors_are_restored_however_the_block_ends(family: Family, ending: 
     stop = {"exception": RuntimeError, "cancelled": KeyboardInterrupt}.get(ending)
 
     class Stopping(Controller):
-        def apply(self, site: Site, call: Call) -> Tensor:
+        def apply(self, site: Site, call: AttentionCall) -> Tensor:
             if stop is not None:
                 raise stop("stop")
             return super().apply(site, call)
 
     try:
-        run(family, Stopping(sites, Rows(source=slice(0, 1))))
+        run(family, Stopping(sites, BatchSlices(source=slice(0, 1))))
     except (RuntimeError, KeyboardInterrupt):
         assert stop is not None
     after = family.module.attn_processors
@@ -235,12 +235,12 @@ def test_processors_are_restored_however_the_block_ends(family: Family, ending: 
 def test_gradients_through_an_attached_model_equal_the_plain_ones(family: Family) -> None:
     text = families.text().requires_grad_()
     (plain,) = torch.autograd.grad(family.call(text).square().mean(), text)
-    watched = run(family, Controller(sites_of(family), Rows(source=slice(0, 1))), text)
+    watched = run(family, Controller(sites_of(family), BatchSlices(source=slice(0, 1))), text)
     (recorded,) = torch.autograd.grad(watched.square().mean(), text)
     assert torch.allclose(plain, recorded, atol=1e-12)
 
 
-def expected_output(site: Site, call: Call, plan: EditPlan, step: int) -> Tensor:
+def expected_output(site: Site, call: AttentionCall, plan: EditPlan, step: int) -> Tensor:
     """Compute an edited site's output by plain loops over the published equations."""
     probs = by_hand(call.query, call.key, dict(call.options))
     queries, keys = range(call.query.shape[2]), range(call.key.shape[2])
@@ -274,11 +274,11 @@ LAYOUTS = [
 ]
 
 
-def call_for(site: Site, seed: int = 0) -> Call:
+def call_for(site: Site, seed: int = 0) -> AttentionCall:
     counts = {"T": TEXT, "I": site.pixels, "T|I": TEXT + site.pixels, "I|T": TEXT + site.pixels}
     q, k = counts[site.queries], counts[site.keys]
     shapes = [(2, 2, q, 4), (2, 2, k, 4), (2, 2, k, 4)]
-    return Call(*(draw(*shape, seed=seed + n) for n, shape in enumerate(shapes)), {})
+    return AttentionCall(*(draw(*shape, seed=seed + n) for n, shape in enumerate(shapes)), {})
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
@@ -297,9 +297,9 @@ def test_an_edited_site_equals_the_published_equations_by_plain_loops(
 def test_replaying_a_tape_equals_running_the_source_beside_the_target(site: Site) -> None:
     plan, call, sites = mixed_plan(), call_for(site), {site.name: site}
     tape = AttentionTape("m", sites, STEPS)
-    record = Controller(sites, Rows(source=slice(0, 1)), keep=[tape])
+    record = Controller(sites, BatchSlices(source=slice(0, 1)), keep=[tape])
     joint = Controller(sites, BOTH, plan=plan)
-    replay = Controller(sites, Rows(target=slice(1, 2)), plan=plan, tapes=[tape])
+    replay = Controller(sites, BatchSlices(target=slice(1, 2)), plan=plan, tapes=[tape])
     for step in range(STEPS):
         for controller in (record, joint, replay):
             controller.begin_step(step)
@@ -395,7 +395,7 @@ def test_processors_that_hide_their_softmax_are_refused_by_name(kind: str, sente
     }.get(kind, lambda: getattr(stock, kind)())()
     set_all(family.module, processor)
     with pytest.raises(UnsupportedAttention, match=sentence) as caught:
-        run(family, Controller(sites_of(family), Rows(source=slice(0, 1))))
+        run(family, Controller(sites_of(family), BatchSlices(source=slice(0, 1))))
     assert "AttnProcessor2_0" in str(caught.value)
     assert all(p is processor for p in family.module.attn_processors.values())
 
@@ -406,14 +406,14 @@ def test_an_added_key_processor_without_the_kernel_is_refused() -> None:
     family = families.deepfloyd()
     set_all(family.module, AttnAddedKVProcessor())
     with pytest.raises(UnsupportedAttention, match="AttnAddedKVProcessor at"):
-        run(family, Controller(sites_of(family), Rows(source=slice(0, 1))))
+        run(family, Controller(sites_of(family), BatchSlices(source=slice(0, 1))))
 
 
 def test_a_compiled_denoiser_is_refused() -> None:
     family = families.sd()
     family.module.mid_block._compiled_call_impl = lambda *a: None
     with pytest.raises(UnsupportedAttention, match="compiled"):
-        run(family, Controller(sites_of(family), Rows(source=slice(0, 1))))
+        run(family, Controller(sites_of(family), BatchSlices(source=slice(0, 1))))
     whole = torch.nn.Module()  # what torch.compile wraps around a module
     whole._orig_mod = families.sd().module
     whole.attn_processors = {}  # type: ignore[assignment]
@@ -426,12 +426,12 @@ def test_another_attention_backend_is_refused() -> None:
     for processor in family.module.attn_processors.values():
         processor._attention_backend = "flash"
     with pytest.raises(UnsupportedAttention, match="'flash'.*set_attention_backend"):
-        run(family, Controller(sites_of(family), Rows(source=slice(0, 1))))
+        run(family, Controller(sites_of(family), BatchSlices(source=slice(0, 1))))
 
 
 def test_a_second_controller_on_the_same_model_is_refused(sd: Family) -> None:
     sites = sites_of(sd)
-    controller = Controller(sites, Rows(source=slice(0, 1)))
+    controller = Controller(sites, BatchSlices(source=slice(0, 1)))
     with (
         attached(sd.module, controller, sites),
         pytest.raises(UnsupportedAttention, match="Another controller"),
@@ -443,7 +443,7 @@ def test_a_second_controller_on_the_same_model_is_refused(sd: Family) -> None:
 def test_a_tape_takes_exactly_the_memory_that_was_estimated(family: Family) -> None:
     sites = taped_sites(sites_of(family), 1024)
     tape = AttentionTape("m", sites, STEPS)
-    controller = Controller(sites, Rows(source=slice(0, 1)), keep=[tape], record=False)
+    controller = Controller(sites, BatchSlices(source=slice(0, 1)), keep=[tape], record=False)
     with attached(family.module, controller, sites_of(family)):
         for step in range(STEPS):
             controller.begin_step(step)
@@ -463,14 +463,14 @@ def test_a_tape_is_kept_at_home_and_read_where_it_is_needed(family: Family) -> N
             return super().get(step, site, device)
 
     away, near = AttentionTape("m", sites, STEPS, home=meta), Asking("m", sites, STEPS)
-    run(family, Controller(sites, Rows(source=slice(0, 1)), keep=[away]))
-    run(family, Controller(sites, Rows(source=slice(0, 1)), keep=[near]))
-    run(family, Controller(sites, Rows(target=slice(0, 1)), plan=mixed_plan(), tapes=[near]))
+    run(family, Controller(sites, BatchSlices(source=slice(0, 1)), keep=[away]))
+    run(family, Controller(sites, BatchSlices(source=slice(0, 1)), keep=[near]))
+    run(family, Controller(sites, BatchSlices(target=slice(0, 1)), plan=mixed_plan(), tapes=[near]))
     assert asked and set(asked) == {here}
     for tape, device, place in ((away, None, meta), (near, None, here), (near, meta, meta)):
         for step, name in tape.entries:
             entry = tape.get(step, sites[name], device)
-            assert isinstance(entry, Scores)
+            assert isinstance(entry, QueryKey)
             for part in (entry.query, entry.key, entry.mask):
                 assert part is None or part.device == place
 
@@ -486,7 +486,7 @@ def recorded(sd: Family, steps: int = 2) -> tuple[AttentionStore, Prompt]:
     prompt = Prompt.of("a cat on grass", tiny_tokenizer(TEXT))
     sites = sites_of(sd)
     tape = AttentionTape("m", sites, steps)
-    controller = Controller(sites, Rows(source=slice(0, 1)), keep=[tape], record_self=True)
+    controller = Controller(sites, BatchSlices(source=slice(0, 1)), keep=[tape], record_self=True)
     with attached(sd.module, controller, sites):
         for step in range(steps):
             controller.begin_step(step)
@@ -603,7 +603,7 @@ def test_original_and_edited_maps_are_both_kept(sd: Family) -> None:
     sites = sites_of(sd)
     controller = Controller(sites, BOTH, plan=plan_of(self_steps=range(0)))
     run(sd, controller)
-    plain = Controller(sites, Rows(source=slice(0, 1)))
+    plain = Controller(sites, BatchSlices(source=slice(0, 1)))
     run(sd, plain)
     first = next(n for n, s in sites.items() if s.kind == "cross")
     state = controller.state
@@ -710,7 +710,7 @@ def test_no_plan_makes_attention_crash_or_give_nan(
 
 def test_probabilities_are_float32_even_for_half_precision_queries() -> None:
     query, key = draw(1, 1, 4, 8).half(), (draw(1, 1, 5, 8) * 100).half()
-    probs = Scores(query, key, None, 1.0).probs()
+    probs = QueryKey(query, key, None, 1.0).probs()
     assert probs.dtype == torch.float32
     assert torch.allclose(probs.sum(-1), torch.ones(1, 1, 4))
 
@@ -719,7 +719,7 @@ def test_boolean_and_additive_masks_mean_the_same() -> None:
     query, key = draw(1, 1, 4, 8), draw(1, 1, 5, 8)
     allowed = torch.tensor([True, True, False, True, False]).view(1, 1, 1, 5)
     additive = torch.zeros(1, 1, 1, 5).masked_fill(~allowed, -torch.inf)
-    one, two = (Scores(query, key, mask, 0.5).probs() for mask in (allowed, additive))
+    one, two = (QueryKey(query, key, mask, 0.5).probs() for mask in (allowed, additive))
     assert torch.equal(one, two)
     assert (one[..., ~allowed[0, 0, 0]] == 0).all()
 
@@ -730,7 +730,7 @@ def test_a_tap_in_one_thread_does_not_touch_another_thread(sd: Family) -> None:
     seen: list[str] = []
 
     class Meeting(Controller):
-        def apply(self, site: Site, call: Call) -> Tensor:
+        def apply(self, site: Site, call: AttentionCall) -> Tensor:
             seen.append(threading.current_thread().name)
             if len(seen) == 1:
                 thread = threading.Thread(target=lambda: other.call(families.text()))
@@ -738,7 +738,7 @@ def test_a_tap_in_one_thread_does_not_touch_another_thread(sd: Family) -> None:
                 thread.join()
             return super().apply(site, call)
 
-    run(sd, Meeting(sites, Rows(source=slice(0, 1)), record_self=True))
+    run(sd, Meeting(sites, BatchSlices(source=slice(0, 1)), record_self=True))
     assert set(seen) == {threading.current_thread().name}
     assert len(seen) == len(sites)
 

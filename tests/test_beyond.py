@@ -15,7 +15,7 @@ from torch import Tensor
 import p2p_lab
 from benchmarks.beyond.moves import make_move
 from benchmarks.moving import centre, measure
-from p2p_lab.attention import Controller, Rows, Site, sharp_map
+from p2p_lab.attention import BatchSlices, Controller, Site, sharp_map
 from p2p_lab.attention.blending import blend_mask
 from p2p_lab.attention.moving import centre_of, move_rows, region_of
 from p2p_lab.attention.sharpening import enlarge_along, propagate
@@ -37,7 +37,7 @@ from p2p_lab.metrics import mask_iou
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, animate, apply_plan, edit, generate
 from p2p_lab.sampling.animating import frame_plan, keyframe_plans
-from p2p_lab.sampling.placing import encode_target
+from p2p_lab.sampling.move_masks import encode_target
 from p2p_lab.scenes import parse, render
 from p2p_lab.tokens import AlignmentError, Prompt
 from tests.worlds import tiny_tokenizer
@@ -258,7 +258,7 @@ def test_on_joint_attention_only_the_words_columns_are_moved() -> None:
     plan = EditPlan(
         torch.eye(3), torch.ones(2, 3), torch.zeros(2, 3), self_steps=range(2), moves=(move,)
     )
-    controller = Controller({site.name: site}, Rows(slice(0, 1), slice(1, 2)), plan=plan)
+    controller = Controller({site.name: site}, BatchSlices(slice(0, 1), slice(1, 2)), plan=plan)
     controller.begin_step(0)
     source, target = draw(1, 2, 16, 19).softmax(-1).float(), draw(1, 2, 16, 19, seed=5).softmax(-1)
     edited = controller.attend(site, target.float(), source)

@@ -35,8 +35,8 @@ from p2p_lab.attention import find_sites
 from p2p_lab.inversion import NullText, to_tensor
 from p2p_lab.models import ModelError
 from p2p_lab.sampling import Run, apply_plan, make_schedule, predict_clean
-from p2p_lab.sampling.memory import tape_size
 from p2p_lab.sampling.schedules import Ddim
+from p2p_lab.sampling.tape_budget import tape_size
 from p2p_lab.tokens import align_tokens, align_words
 from tests.family_pipelines import FAMILIES, SEED, STEPS, pipeline_picture, save_if_upscaler
 

@@ -86,6 +86,28 @@ def test_the_reader_of_imports_sees_every_form(line: str, room: str) -> None:
     assert imported_rooms(line, "p2p_lab.tokens") == {room}
 
 
+# Words of our own in the place of a term of the field; each has been renamed.
+RETIRED = {
+    *("Work", "_Work", "_Plain", "Memory", "Texts", "Hands", "Call", "Rows", "Scores", "Fixed"),
+    *("Ticket", "Folder", "Look", "look_at", "walk", "placed", "ticket", "hands", "fence"),
+}
+
+
+def names_made_in(text: str) -> set[str]:
+    """Return every name that a file makes: classes, functions, arguments, variables."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {n.name for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
+    names |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    return names | {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_uses_the_terms_of_the_field(room: str) -> None:
+    for path in files_of(room):
+        private = names_made_in(path.read_text(encoding="utf-8")) & RETIRED
+        assert not private, f"{path.relative_to(HOUSE.parent)} calls things {sorted(private)}"
+
+
 def test_importing_the_package_is_quick_and_loads_no_torch() -> None:
     code = (
         "import time; start = time.perf_counter(); import p2p_lab\n"

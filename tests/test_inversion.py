@@ -21,20 +21,20 @@ from p2p_lab.inversion import (
     METHODS,
     EditFriendly,
     InversionCache,
-    Job,
+    InversionContext,
     NullText,
     PictureError,
     ddim_invert,
     edit_friendly,
     invert,
     invert_step,
-    list_outside,
+    list_example_images,
     load_captioner,
     load_image,
     null_text,
     null_text_memory,
     null_text_step,
-    open_outside,
+    open_example_image,
     suggest_prompt,
     to_tensor,
 )
@@ -58,8 +58,8 @@ def round_trip(model: Any, image: Any) -> Tensor:
     return model.decode(model.encode(to_tensor(load_image(image, SIDE))))[0]
 
 
-def job_of(model: Any, **options: Any) -> Job:
-    return Job.of(model, CAT, **{"steps": STEPS, "guidance_scale": 7.5, **options})
+def job_of(model: Any, **options: Any) -> InversionContext:
+    return InversionContext.of(model, CAT, **{"steps": STEPS, "guidance_scale": 7.5, **options})
 
 
 @pytest.fixture(scope="module")
@@ -597,16 +597,16 @@ def test_the_pictures_from_outside_are_there_and_are_what_they_are_said_to_be() 
     import hashlib
     import json
 
-    folder = Path(p2p_lab.__file__).parent / "assets" / "outside"
-    entries = json.loads((folder / "outside.json").read_text(encoding="utf-8"))
-    terms = (folder / "LICENSE-outside.txt").read_text(encoding="utf-8")
-    assert list_outside() == {name: entry["prompt"] for name, entry in entries.items()}
+    folder = Path(p2p_lab.__file__).parent / "assets" / "examples"
+    entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    terms = (folder / "LICENSE-examples.txt").read_text(encoding="utf-8")
+    assert list_example_images() == {name: entry["prompt"] for name, entry in entries.items()}
     for name, entry in entries.items():
         data = (folder / entry["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
-        assert entry["file"] in terms and open_outside(name, 64).size == (64, 64)
+        assert entry["file"] in terms and open_example_image(name, 64).size == (64, 64)
     with pytest.raises(PictureError, match="photo-cat"):
-        open_outside("dragon")
+        open_example_image("dragon")
 
 
 def test_without_judge_or_captioner_the_user_is_asked_for_a_prompt(sd: Any) -> None:
@@ -678,7 +678,7 @@ def test_the_memory_of_null_text_on_stable_diffusion_is_worked_out() -> None:
 
 
 def test_the_count_of_memory_is_that_of_the_tensors_autograd_keeps() -> None:
-    from p2p_lab.inversion.memory import _Living
+    from p2p_lab.inversion.null_text_memory import _Living
 
     kept: dict[int, int] = {}
     net = torch.nn.Sequential(*[torch.nn.Linear(64, 64), torch.nn.GELU()] * 4)

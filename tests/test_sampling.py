@@ -32,8 +32,8 @@ from p2p_lab.sampling import (
     make_schedule,
     noise_of,
     predict_clean,
+    tape_budget,
 )
-from p2p_lab.sampling import memory as memory_module
 from p2p_lab.tokens import AlignmentError
 from tests.conftest import scheduler
 
@@ -460,7 +460,7 @@ def test_noise_maps_and_skipped_steps_are_used(sd: Denoiser, cat: Run) -> None:
 
 
 def test_a_tape_over_budget_gives_way_to_the_joint_run_and_says_so_once(sd: Denoiser) -> None:
-    memory_module._said.clear()
+    tape_budget._said.clear()
     with pytest.warns(UserWarning, match=r"would take \d+ MiB.*source again beside"):
         run = generate(sd, CAT, seed=3, steps=3, tape_budget=1000)
     assert run.tape is None and run.attention is not None
@@ -480,19 +480,19 @@ def test_a_tape_that_an_accelerator_cannot_hold_is_kept_in_the_hosts_memory(
         device=elsewhere, dtype=torch.float16, name="m", prompt=lambda _: range(16)
     )
     sites = find_sites(sd.module, (8, 8))
-    need = memory_module.tape_size(model, sites, 3)
+    need = tape_budget.tape_size(model, sites, 3)
     room = {elsewhere: 4 * need, host: 4 * need}
-    monkeypatch.setattr(memory_module, "free_memory", room.__getitem__)
+    monkeypatch.setattr(tape_budget, "free_memory", room.__getitem__)
 
     def homes(**budget: Any) -> list[torch.device | None]:
-        return [tape.home for tape in memory_module.new_tapes(model, sites, 3, **budget)]
+        return [tape.home for tape in tape_budget.new_tapes(model, sites, 3, **budget)]
 
     assert homes() == [elsewhere] and homes(budget=need) == [elsewhere]
     room[elsewhere] = 0
     assert homes() == [host] and homes(budget=need) == [host]
     room[host] = 0
     assert homes(budget=need) == [host]
-    memory_module._said.clear()
+    tape_budget._said.clear()
     with pytest.warns(UserWarning, match="none is kept"):
         assert homes() == []
 
@@ -500,7 +500,7 @@ def test_a_tape_that_an_accelerator_cannot_hold_is_kept_in_the_hosts_memory(
 def test_a_tape_without_large_self_maps_is_used_until_they_are_asked_for(
     sd: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_module, "LARGE", 64)
+    monkeypatch.setattr(tape_budget, "LARGE", 64)
     run = generate(sd, CAT, seed=3, steps=3)
     wide = (Replace(self_pixels=256, self_attention=(0, 1)),)
     with pytest.warns(UserWarning, match="Lower self_pixels"):
@@ -513,7 +513,7 @@ def test_the_stores_memory_is_flat_in_the_steps_and_the_tapes_linear(sd: Denoise
     for run in (short, long):
         assert run.attention is not None and run.tape is not None
         sites = run.tape.sites
-        assert run.tape.nbytes == memory_module.tape_size(sd, sites, run.steps)
+        assert run.tape.nbytes == tape_budget.tape_size(sd, sites, run.steps)
     assert short.attention.nbytes == long.attention.nbytes  # type: ignore[union-attr]
 
 

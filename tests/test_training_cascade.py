@@ -440,8 +440,8 @@ def test_the_benchmark_measures_a_cascade_through_its_later_stage(
 ) -> None:
     labels = Labels.of_world(WORLDS["small"])
     save_judge(JudgeNet(labels), labels, tmp_path / "judge", {"threshold": 0.5})
-    painter = model_benchmark.Painter.open(str(exported))
-    assert (painter.own_size, painter.size) == ((16, 16), (32, 32))
+    pipeline = model_benchmark.FullPipeline.open(str(exported))
+    assert (pipeline.own_size, pipeline.size) == ((16, 16), (32, 32))
     arguments = ["--model", str(exported), "--judge", str(tmp_path / "judge"), "--json"]
     model_benchmark.main([*arguments, "--samples", "1"])
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -42,7 +42,7 @@ from p2p_lab.widgets.inversion_panel import uploaded
 from p2p_lab.widgets.panel import VIEW, Panel
 from p2p_lab.widgets.recipe import recipe_of
 from p2p_lab.widgets.views import outline_url, self_view, word_view
-from p2p_lab.widgets.worker import Ticket, Worker
+from p2p_lab.widgets.worker import RequestToken, Worker
 
 ROOM = Path(edit_panel_room.__file__).parent
 SOURCE, TARGET = "a cat on grass", "a dog on grass"
@@ -433,15 +433,15 @@ def test_a_worker_drops_what_waits_and_ends_its_thread() -> None:
     worker, go, done = Worker(threaded=True), threading.Event(), []
     begun = threading.Event()
 
-    def slow(ticket: Ticket) -> None:
+    def slow(request: RequestToken) -> None:
         begun.set()
         go.wait(30)
-        done.append(("slow", ticket.newest, ticket.is_set()))
+        done.append(("slow", request.newest, request.is_set()))
 
     worker.submit(slow)
     assert begun.wait(30)
-    worker.submit(lambda ticket: done.append(("dropped",)))
-    worker.submit(lambda ticket: done.append(("last", ticket.newest, ticket.is_set())))
+    worker.submit(lambda request: done.append(("dropped",)))
+    worker.submit(lambda request: done.append(("last", request.newest, request.is_set())))
     go.set()
     assert worker.wait(30)
     assert done == [("slow", False, True), ("last", True, False)]
@@ -455,7 +455,7 @@ def test_a_worker_drops_what_waits_and_ends_its_thread() -> None:
 def test_a_cancelled_job_is_no_error() -> None:
     panel = Panel(threaded=False)
 
-    def job(ticket: Ticket) -> None:
+    def job(request: RequestToken) -> None:
         raise Cancelled("The run was cancelled before step 2 of 5.")
 
     panel.request(job)
@@ -583,7 +583,7 @@ def test_a_recipe_with_a_field_of_another_kind_is_refused(name: str) -> None:
 def test_text_in_copied_code_is_only_text(text: str) -> None:
     recipe = Recipe(text, text, model=text, negative=text, blend=(text, text))
     code = recipe.to_code([Reweight(text, 2.0)])
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.AttentionCall)]
     assert sorted(ast.unparse(call.func) for call in calls) == sorted(
         ["load", "generate", "edit", "Reweight"]
     )
@@ -902,9 +902,9 @@ def test_uploads_of_both_versions_are_read() -> None:
 # ipywidgets 7.7.1
 
 
-def calls(path: Path) -> Iterator[ast.Call]:
+def calls(path: Path) -> Iterator[ast.AttentionCall]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if isinstance(node, ast.AttentionCall) and isinstance(node.func, ast.Attribute):
             owner = node.func.value
             if isinstance(owner, ast.Name) and owner.id == "widgets":
                 yield node

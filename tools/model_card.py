@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.painter import Painter
+from benchmarks.full_pipeline import FullPipeline
 from matched import pair_table, read_matched
 from p2p_lab.scenes import WORLDS, caption, sample_scene
 from run_facts import MEANING, count_parameters, draw_curve, fill, read_log, slope
@@ -68,9 +68,9 @@ def draw_samples(weights: Path, world: str, target: Path) -> list[str]:
 
     from p2p_lab.training.preview import to_grid
 
-    painter = Painter.open(str(weights))
+    pipeline = FullPipeline.open(str(weights))
     texts = [caption(sample_scene(GRID_SEED + i, world)).text for i in range(GRID_COUNT)]
-    pictures = [painter.draw(text, seed=i)[1].float() for i, text in enumerate(texts)]
+    pictures = [pipeline.draw(text, seed=i)[1].float() for i, text in enumerate(texts)]
     target.parent.mkdir(parents=True, exist_ok=True)
     to_grid(torch.stack(pictures), GRID_COLUMNS).save(target, optimize=True)
     return texts

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from p2p_lab.attention import Call, Controller, Site, controller
+from p2p_lab.attention import AttentionCall, Controller, Site, controller
 from p2p_lab.attention.tape import join
 from p2p_lab.edits import EditPlan
-from p2p_lab.sampling import work
+from p2p_lab.sampling import edit_job
 
 
 class Open(Controller):
@@ -24,14 +24,14 @@ class Open(Controller):
     The package's own takes a shorter way to the same picture where it can.
     """
 
-    def apply(self, site: Site, call: Call) -> Tensor:
+    def apply(self, site: Site, call: AttentionCall) -> Tensor:
         """Compute the attention's output, (B, heads, Q, d), through `attend`."""
         rows, everything = self.rows.target, slice(None)
         if site.kind != "cross" or rows is None or self.plan is None or not self.wants(site):
             return super().apply(site, call)
-        own = call.scores(rows, everything).probs()
+        own = call.query_key(rows, everything).probs()
         if self.rows.source is not None:
-            source = call.scores(self.rows.source, everything).probs()
+            source = call.query_key(self.rows.source, everything).probs()
         else:
             source = join([tape.get(self.step, site) for tape in self.tapes]).probs()
         edited, value = self.attend(site, own, source), call.value[rows]
@@ -43,7 +43,7 @@ class Open(Controller):
 @contextmanager
 def replaced(name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Replace one function that the controller calls by a wrapped one, and give it back."""
-    changes = ((controller, name, wrap(getattr(controller, name))), (work, "Controller", Open))
+    changes = ((controller, name, wrap(getattr(controller, name))), (edit_job, "Controller", Open))
     before = [(module, which, getattr(module, which)) for module, which, _ in changes]
     for module, which, new in changes:
         setattr(module, which, new)

@@ -12,25 +12,25 @@ source may take. The room knows plans and probabilities; it knows no text encode
 from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
 from p2p_lab.attention.mixing import mix_site
+from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.records import RunningMaps, nearest_size, resize
-from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
-from p2p_lab.attention.state import ControllerState, Rows
+from p2p_lab.attention.state import BatchSlices, ControllerState
 from p2p_lab.attention.store import AttentionStore
-from p2p_lab.attention.tap import Call, attached
-from p2p_lab.attention.tape import AttentionTape, Fixed, taped_sites
+from p2p_lab.attention.tap import AttentionCall, attached
+from p2p_lab.attention.tape import AttentionTape, EditedProbs, taped_sites
 
 __all__ = [
     "AttentionStore",
     "AttentionTape",
-    "Call",
+    "AttentionCall",
     "Controller",
     "ControllerState",
-    "Fixed",
-    "Rows",
+    "EditedProbs",
+    "BatchSlices",
     "RunningMaps",
-    "Scores",
+    "QueryKey",
     "Site",
     "UnsupportedAttention",
     "attached",

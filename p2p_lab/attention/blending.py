@@ -44,56 +44,56 @@ def blend_mask(
         Mask (B, 1, h, w) in [0, 1]: 1 where the edit may change the latents.
     """
     like = source[0]
-    fences = [(blend, 1.0)]
+    blends = [(blend, 1.0)]
     if blend.toward is not None:
         other, share = blend.toward
-        fences = [(blend, 1 - share), (other, share)]
+        blends = [(blend, 1 - share), (other, share)]
     near, away = (
-        [_loudest(source, target, fence, grid, size, subtract=subtract) for fence, _ in fences]
+        [_relative(source, target, part, grid, size, subtract=subtract) for part, _ in blends]
         for subtract in (False, True)
     )
-    inside, outside = _above(near, fences, missing=0.0), _above(away, fences, missing=1.0)
+    inside, outside = _above(near, blends, missing=0.0), _above(away, blends, missing=1.0)
     mask = like.new_ones(like.shape[0], 1, *size) if inside is None else inside.to(like)
     if outside is not None:
         mask = mask * ~outside
-    return mask * _own(fences, size).to(like)
+    return mask * _user_masks(blends, size).to(like)
 
 
 def _above(
-    loud: Sequence[Tensor | None], fences: Sequence[tuple[BlendPlan, float]], *, missing: float
+    peaks: Sequence[Tensor | None], blends: Sequence[tuple[BlendPlan, float]], *, missing: float
 ) -> Tensor | None:
-    """Find where Σ share · (loudness − threshold) > 0, (B, 1, h, w) bool; None without words.
+    """Find where Σ share · (relative attention − threshold) > 0: (B, 1, h, w) bool, or None.
 
-    A fence without such words takes the other one's, at a threshold that lets all (0) or nothing
-    (1) be above it.
+    None without words. A blend without such words takes the other one's, at a threshold that
+    lets all (0) or nothing (1) be above it.
     """
-    known = [one for one in loud if one is not None]
+    known = [one for one in peaks if one is not None]
     if not known:
         return None
     level = torch.zeros_like(known[0])
-    for one, (fence, share) in zip(loud, fences, strict=True):
-        level = level + share * (known[0] - missing if one is None else one - fence.threshold)
+    for one, (part, share) in zip(peaks, blends, strict=True):
+        level = level + share * (known[0] - missing if one is None else one - part.threshold)
     return level > 0
 
 
-def _loudest(
+def _relative(
     source: Sequence[Tensor],
     target: Sequence[Tensor],
-    fence: BlendPlan,
+    blend: BlendPlan,
     grid: tuple[int, int],
     size: tuple[int, int],
     *,
     subtract: bool,
 ) -> Tensor | None:
-    """Return how loud a fence's words are, as a part of their maximum, in the louder prompt."""
+    """Return the maps of a blend's words over their maximum, the larger of the two prompts'."""
     if subtract:
-        groups = (source, fence.source_subtract), (target, fence.target_subtract)
+        groups = (source, blend.source_subtract), (target, blend.target_subtract)
     else:
-        groups = (source, fence.source_tokens), (target, fence.target_tokens)
+        groups = (source, blend.source_tokens), (target, blend.target_tokens)
     parts = []
     for maps, tokens in groups:
         if tokens:
-            parts.append(_loudness(_heat(maps, tokens, grid), size, pool=not subtract))
+            parts.append(_over_maximum(_heat(maps, tokens, grid), size, pool=not subtract))
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.maximum(*parts)
@@ -108,7 +108,7 @@ def _heat(maps: Sequence[Tensor], tokens: Sequence[int], grid: tuple[int, int]) 
     return words.reshape(words.shape[0], 1, *grid)
 
 
-def _loudness(heat: Tensor, size: tuple[int, int], *, pool: bool) -> Tensor:
+def _over_maximum(heat: Tensor, size: tuple[int, int], *, pool: bool) -> Tensor:
     """Return a map as a part of its maximum, (B, 1, H, W); 0 where there is nothing."""
     if pool:
         heat = F.max_pool2d(heat, kernel_size=3, stride=1, padding=1)
@@ -116,13 +116,13 @@ def _loudness(heat: Tensor, size: tuple[int, int], *, pool: bool) -> Tensor:
     return (heat / heat.amax(dim=(2, 3), keepdim=True)).nan_to_num(0.0)
 
 
-def _own(fences: Sequence[tuple[BlendPlan, float]], size: tuple[int, int]) -> Tensor:
+def _user_masks(blends: Sequence[tuple[BlendPlan, float]], size: tuple[int, int]) -> Tensor:
     """Bring the user's masks to the latents' size by averaging, and mix them, (1, 1, H, W)."""
     total = torch.zeros(1, 1, *size, dtype=torch.float32, device="cpu")
-    for fence, share in fences:
-        own = torch.ones_like(total)
-        if fence.mask is not None:
-            mask = fence.mask[None, None].float().cpu()
-            own = F.interpolate(mask, size=size, mode="area")
-        total = total + share * own
+    for part, share in blends:
+        user = torch.ones_like(total)
+        if part.mask is not None:
+            mask = part.mask[None, None].float().cpu()
+            user = F.interpolate(mask, size=size, mode="area")
+        total = total + share * user
     return total

@@ -18,14 +18,14 @@ from torch import Tensor
 from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.mixing import check_length, injects, mix_site, mix_values, mixes
 from p2p_lab.attention.moving import move_source
+from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.records import RunningMaps
-from p2p_lab.attention.scores import Scores
 from p2p_lab.attention.sharing import share_image, shares
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.state import ControllerState, Rows
+from p2p_lab.attention.state import BatchSlices, ControllerState
 from p2p_lab.attention.store import AttentionStore
-from p2p_lab.attention.tap import Call
-from p2p_lab.attention.tape import AttentionTape, Entry, Fixed, join, one
+from p2p_lab.attention.tap import AttentionCall
+from p2p_lab.attention.tape import AttentionTape, EditedProbs, Entry, join, one
 from p2p_lab.edits import EditPlan, mix_cross
 from p2p_lab.tokens import Prompt
 
@@ -50,7 +50,7 @@ class Controller:
     def __init__(
         self,
         sites: Mapping[str, Site],
-        rows: Rows,
+        rows: BatchSlices,
         *,
         plan: EditPlan | None = None,
         tapes: Sequence[AttentionTape] = (),
@@ -78,7 +78,7 @@ class Controller:
         edited = self._mixes(site) or self._injects(site)
         return seen or edited or (bool(self.keep) and site.name in self.keep[0].sites)
 
-    def apply(self, site: Site, call: Call) -> Tensor:
+    def apply(self, site: Site, call: AttentionCall) -> Tensor:
         """Compute the attention's output, (B, heads, Q, d): native but for edited rows."""
         if site.kind == "self":
             return self._apply_self(site, call)
@@ -86,7 +86,7 @@ class Controller:
         if self.rows.target is not None:
             return self._apply_edit(site, call, queries, self.rows.target)
         if self.rows.source is not None:
-            own = call.scores(self.rows.source, queries)
+            own = call.query_key(self.rows.source, queries)
             if self._records(site) or self._records_self(site):
                 self.attend(site, None, own.probs())
             self._keep(site, own)
@@ -192,29 +192,29 @@ class Controller:
     def _injects(self, site: Site) -> bool:
         return self.plan is not None and injects(self.plan, site, self.step)
 
-    def _apply_self(self, site: Site, call: Call) -> Tensor:
+    def _apply_self(self, site: Site, call: AttentionCall) -> Tensor:
         """Inject a whole self-attention map, softmax(q_src k_srcᵀ/√d) v_tgt, natively."""
         rows = self.rows.source if self.rows.target is None else self.rows.target
         if rows is None:
             return call.native()
         everything = slice(None)
         if not self._injects(site):
-            own = call.scores(rows, everything)
+            own = call.query_key(rows, everything)
             self._keep(site, own)
             if self._records_self(site):
                 self._add_self(site, own.probs())
             return call.native()
         source = self._source_entry(site, call, everything)
-        assert isinstance(source, Scores)
+        assert isinstance(source, QueryKey)
         self._keep(site, source)
         return call.replaced(rows, everything, call.injected(rows, source))
 
-    def _source_entry(self, site: Site, call: Call, queries: slice) -> Entry | None:
+    def _source_entry(self, site: Site, call: AttentionCall, queries: slice) -> Entry | None:
         """Return the source's attention if it is needed, from the batch or from the tape."""
         if not self._needs_source(site):
             return None
         if self.rows.source is not None:
-            return call.scores(self.rows.source, queries)
+            return call.query_key(self.rows.source, queries)
         return join([tape.get(self.step, site, call.query.device) for tape in self.tapes])
 
     def _needs_source(self, site: Site) -> bool:
@@ -224,29 +224,29 @@ class Controller:
         mixed = site.has_text and plan.needs_source_cross(self.step)
         return mixed or self._injects(site) or site.name in self._blend_names
 
-    def _apply_edit(self, site: Site, call: Call, queries: slice, rows: slice) -> Tensor:
+    def _apply_edit(self, site: Site, call: AttentionCall, queries: slice, rows: slice) -> Tensor:
         """Edit the target's rows of a site that looks at text; the others are native."""
         if site.kind == "cross" and not self.keep and self._mixes(site):
             return self._apply_mix(site, call, rows)
-        own = call.scores(rows, queries)
+        own = call.query_key(rows, queries)
         if not (self._records(site) or self._mixes(site) or self._injects(site)):
             self._keep(site, own)
             return call.native()
         source = self._source_entry(site, call, queries)
         if shares(self.plan, site, self.step):
             call = share_image(call, rows, site, source)
-            own = call.scores(rows, queries)
+            own = call.query_key(rows, queries)
         probs = own.probs()
         edited = self.attend(site, probs, None if source is None else source.probs())
         if edited is probs:
             self._keep(site, own)
             return call.native()
-        self._keep(site, Fixed(edited.to(call.query.dtype)))
+        self._keep(site, EditedProbs(edited.to(call.query.dtype)))
         value = call.value[rows]
         new = (edited @ value.to(edited.dtype)).to(value.dtype)  # (B, heads, pixels, d)
         return call.replaced(rows, queries, new)
 
-    def _apply_mix(self, site: Site, call: Call, rows: slice) -> Tensor:
+    def _apply_mix(self, site: Site, call: AttentionCall, rows: slice) -> Tensor:
         """Edit pure cross-attention through its values, without forming the edited map.
 
         Only what is wanted is computed: the target's own map where it is recorded or mixed in, the
@@ -259,7 +259,7 @@ class Controller:
         entry = self._source_entry(site, call, everything)
         source = None if entry is None else entry.probs()
         if records or plan.needs_target_cross(self.step):
-            target = call.scores(rows, everything).probs()
+            target = call.query_key(rows, everything).probs()
         if records:
             self._add_mixed(site, source, target)
         source = move_source(source, site, plan, self.step)

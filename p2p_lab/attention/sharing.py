@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from p2p_lab.attention.scores import Scores
+from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.tap import Call
+from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.attention.tape import Entry
 from p2p_lab.edits import EditPlan
 
@@ -23,7 +23,9 @@ def shares(plan: EditPlan | None, site: Site, step: int) -> bool:
     return plan.edits_self(step) and site.pixels <= plan.self_pixels
 
 
-def share_image(call: Call, rows: slice, site: Site, source: Entry | None) -> Call:
+def share_image(
+    call: AttentionCall, rows: slice, site: Site, source: Entry | None
+) -> AttentionCall:
     """Put the source's image queries and keys in the place of some rows' own.
 
     Args:
@@ -35,7 +37,7 @@ def share_image(call: Call, rows: slice, site: Site, source: Entry | None) -> Ca
     Raises:
         ValueError: If the source is itself an edit whose maps were mixed: it has no such queries.
     """
-    if not isinstance(source, Scores):
+    if not isinstance(source, QueryKey):
         raise ValueError(
             f"The source's map at {site.name} was itself edited, so there are no queries and keys "
             "to take from it. Use joint='maps', or put both changes in one edit."

@@ -10,7 +10,7 @@ from p2p_lab.attention.records import RunningMaps
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchSlices:
     """Say which rows of the batch are whose; unconditional rows are named by neither.
 
     Attributes:

@@ -19,12 +19,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from p2p_lab.attention.scores import Scores
+from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.sites import Site, UnsupportedAttention
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """Hold the arguments of one `scaled_dot_product_attention`.
 
     Attributes:
@@ -46,7 +46,7 @@ class Call:
         options = {**self.options, "attn_mask": self._mask(rows)}
         return _kernel(self.query[rows], self.key[rows], self.value[rows], options)
 
-    def injected(self, rows: slice, source: Scores) -> Tensor:
+    def injected(self, rows: slice, source: QueryKey) -> Tensor:
         """Run it on some rows with the queries and keys of a source: its map, their values."""
         value = self.value[rows]
         query, key = source.query.to(value), source.key.to(value)
@@ -79,7 +79,7 @@ class Call:
             return mask
         return mask[rows]
 
-    def scores(self, rows: slice, queries: slice) -> Scores:
+    def query_key(self, rows: slice, queries: slice) -> QueryKey:
         """Return what the softmax needs for some rows of the batch and some queries."""
         mask = self._mask(rows)
         if mask is not None:
@@ -88,7 +88,7 @@ class Call:
             mask = mask[:, :, queries] if mask.shape[2] > 1 else mask
         scale = self.options.get("scale")
         scale = 1 / math.sqrt(self.query.shape[-1]) if scale is None else scale
-        return Scores(self.query[rows, :, queries], self.key[rows], mask, scale)
+        return QueryKey(self.query[rows, :, queries], self.key[rows], mask, scale)
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> Tensor:
@@ -96,22 +96,22 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any
     return output
 
 
-class Hands(Protocol):
+class AttentionHandler(Protocol):
     """Describe what a controller does at a tapped site."""
 
     def wants(self, site: Site) -> bool:
         """Tell whether anything is to be recorded or edited at this site in this step."""
 
-    def apply(self, site: Site, call: Call) -> Tensor:
+    def apply(self, site: Site, call: AttentionCall) -> Tensor:
         """Compute the attention's output (B, heads, Q, d) in the kernel's place."""
 
 
 class _Tap(TorchFunctionMode):
     """Hand the calls of `scaled_dot_product_attention` in its scope to a controller."""
 
-    def __init__(self, site: Site, hands: Hands) -> None:
+    def __init__(self, site: Site, handler: AttentionHandler) -> None:
         super().__init__()
-        self.site, self.hands, self.count = site, hands, 0
+        self.site, self.handler, self.count = site, handler, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:
@@ -119,7 +119,7 @@ class _Tap(TorchFunctionMode):
         self.count += 1
         if self.count > 1:
             raise _several(self.site)
-        return self.hands.apply(self.site, _call(self.site, *args, **(kwargs or {})))
+        return self.handler.apply(self.site, _call(self.site, *args, **(kwargs or {})))
 
 
 def _call(
@@ -130,7 +130,7 @@ def _call(
     attn_mask: Tensor | None = None,
     *rest: Any,
     **options: Any,
-) -> Call:
+) -> AttentionCall:
     """Gather one call's arguments and check that the layout is the one the site states."""
     options.update(zip(("dropout_p", "is_causal"), rest, strict=False))
     if attn_mask is not None:
@@ -142,14 +142,14 @@ def _call(
             f"{query.shape[2]} queries and {key.shape[2]} keys. The sites were made for latents "
             "of another size: make them with find_sites(module, latent_size)."
         )
-    return Call(query, key, value, options)
+    return AttentionCall(query, key, value, options)
 
 
 class _Wrapped:
     """Stand in for a processor while a controller is attached."""
 
-    def __init__(self, inner: Any, site: Site, hands: Hands) -> None:
-        self.inner, self.site, self.hands = inner, site, hands
+    def __init__(self, inner: Any, site: Site, handler: AttentionHandler) -> None:
+        self.inner, self.site, self.handler = inner, site, handler
         # Attention.forward filters keywords by the signature found under this name, at every call.
         object.__setattr__(self, "__call__", _signed(inner, self.run))
 
@@ -158,9 +158,9 @@ class _Wrapped:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the processor, with the tap if the controller wants this site now."""
-        if not self.hands.wants(self.site):
+        if not self.handler.wants(self.site):
             return self.inner(*args, **kwargs)
-        with _Tap(self.site, self.hands) as tap:
+        with _Tap(self.site, self.handler) as tap:
             output = self.inner(*args, **kwargs)
         if tap.count != 1:
             raise UnsupportedAttention(
@@ -181,7 +181,9 @@ def _signed(inner: Any, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def attached(module: nn.Module, controller: Hands, sites: Mapping[str, Site]) -> Iterator[None]:
+def attached(
+    module: nn.Module, controller: AttentionHandler, sites: Mapping[str, Site]
+) -> Iterator[None]:
     """Let a controller see and steer a denoiser's attention inside the block.
 
     The processors found on entry are put back on the way out, whatever happened inside.

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2p_lab.attention.scores import Scores
+from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.sites import Site
 
 
 @dataclass(frozen=True)
-class Fixed:
+class EditedProbs:
     """Hold probabilities that were edited, which no queries and keys make any more.
 
     Attributes:
@@ -31,12 +31,12 @@ class Fixed:
         """Return the probabilities, (B, heads, Q, K), in float32 or wider."""
         return self.values.to(torch.promote_types(self.values.dtype, torch.float32))
 
-    def to(self, device: torch.device) -> Fixed:
+    def to(self, device: torch.device) -> EditedProbs:
         """Return the same on a device."""
-        return Fixed(self.values.to(device))
+        return EditedProbs(self.values.to(device))
 
 
-Entry = Scores | Fixed
+Entry = QueryKey | EditedProbs
 
 
 @dataclass(eq=False)
@@ -63,8 +63,8 @@ class AttentionTape:
 
         Keys that come from the text alone are the same at every step and kept once.
         """
-        if isinstance(entry, Fixed):
-            self.entries[step, site.name] = Fixed(self._copy(entry.values))
+        if isinstance(entry, EditedProbs):
+            self.entries[step, site.name] = EditedProbs(self._copy(entry.values))
             return
         if site.kind != "cross":
             key, mask = self._copy_keys(entry)
@@ -72,7 +72,7 @@ class AttentionTape:
             key, mask = self._text_keys[site.name]
         else:
             key, mask = self._text_keys[site.name] = self._copy_keys(entry)
-        self.entries[step, site.name] = Scores(self._copy(entry.query), key, mask, entry.scale)
+        self.entries[step, site.name] = QueryKey(self._copy(entry.query), key, mask, entry.scale)
 
     def get(self, step: int, site: Site, device: torch.device | None = None) -> Entry:
         """Return what was kept for a step and site.
@@ -97,7 +97,7 @@ class AttentionTape:
         """Tell how much memory the tape holds, shared keys counted once."""
         tensors = {}
         for entry in self.entries.values():
-            parts = (entry.values,) if isinstance(entry, Fixed) else (entry.query, entry.key)
+            parts = (entry.values,) if isinstance(entry, EditedProbs) else (entry.query, entry.key)
             tensors.update({part.data_ptr(): part.nbytes for part in parts})
         return sum(tensors.values())
 
@@ -123,7 +123,7 @@ class AttentionTape:
         """Copy home, as it lies, to memory of its own: a view would keep the whole batch alive."""
         return tensor.detach().to(self.home or tensor.device, copy=True)
 
-    def _copy_keys(self, entry: Scores) -> tuple[Tensor, Tensor | None]:
+    def _copy_keys(self, entry: QueryKey) -> tuple[Tensor, Tensor | None]:
         return self._copy(entry.key), None if entry.mask is None else self._copy(entry.mask)
 
 
@@ -137,22 +137,22 @@ def join(entries: Sequence[Entry]) -> Entry:
     first = entries[0]
     if len(entries) == 1:
         return first
-    if all(isinstance(entry, Scores) for entry in entries) and isinstance(first, Scores):
-        scores = [entry for entry in entries if isinstance(entry, Scores)]
+    if all(isinstance(entry, QueryKey) for entry in entries) and isinstance(first, QueryKey):
+        scores = [entry for entry in entries if isinstance(entry, QueryKey)]
         mask = (
             None
             if first.mask is None
             else torch.cat([s.mask for s in scores if s.mask is not None])
         )
         query, key = torch.cat([s.query for s in scores]), torch.cat([s.key for s in scores])
-        return Scores(query, key, mask, first.scale)
-    return Fixed(torch.cat([entry.probs() for entry in entries]))
+        return QueryKey(query, key, mask, first.scale)
+    return EditedProbs(torch.cat([entry.probs() for entry in entries]))
 
 
 def one(entry: Entry, picture: int) -> Entry:
     """Take one picture's part (B = 1) of a batch's entry: `join` undone."""
     row = slice(picture, picture + 1)
-    if isinstance(entry, Fixed):
-        return Fixed(entry.values[row])
+    if isinstance(entry, EditedProbs):
+        return EditedProbs(entry.values[row])
     mask = None if entry.mask is None else entry.mask[row]
-    return Scores(entry.query[row], entry.key[row], mask, entry.scale)
+    return QueryKey(entry.query[row], entry.key[row], mask, entry.scale)

@@ -28,12 +28,12 @@ def record_calls(recorder: Answer, cases: Sequence[tuple[Any, Any, Any]]) -> dic
     return {"maps": getattr(made, "maps", empty), "outputs": outputs}
 
 
-def look_and_restore(answer: Answer, model: Any, look: Any) -> dict[str, Any] | None:
+def measure_and_restore(answer: Answer, model: Any, noised: Any) -> dict[str, Any] | None:
     """Call an answer that exchanges the model's processors; say whether it put them back."""
     module = model.module
     before = dict(module.attn_processors)
     try:
-        value = answer(model, look)
+        value = answer(model, noised)
     finally:
         after = dict(module.attn_processors)
         module.set_attn_processor(dict(before))

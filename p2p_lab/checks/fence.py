@@ -16,7 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p2p_lab.checks import answering, asking, drivers, grading, loaded, looks, targets, wire, worlds  # noqa: F401
+from p2p_lab.checks import (  # noqa: F401
+    answering,
+    asking,
+    drivers,
+    grading,
+    loaded,
+    noised_scenes,
+    targets,
+    wire,
+    worlds,
+)
 from p2p_lab.checks.answering import Outcome, outcome_of
 from p2p_lab.checks.feedback import Note
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, Controller, Rows, attached, find_sites
+from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
 from p2p_lab.checks.answering import Bundled
-from p2p_lab.checks.drivers import look_and_restore
+from p2p_lab.checks.drivers import measure_and_restore
 from p2p_lab.checks.exercise import Wrong, draw, tensor
 from p2p_lab.checks.loaded import bundled
-from p2p_lab.checks.looks import Look, draw_look
+from p2p_lab.checks.noised_scenes import NoisedScene, draw_noised_scene
 from p2p_lab.checks.question import Args, Mistake, Question
 from p2p_lab.checks.watching import Rules
 
@@ -146,16 +146,16 @@ SCORE: Question = Question(
 
 @cache
 @torch.no_grad()
-def record_of(look: Look) -> AttentionStore:
+def record_of(noised: NoisedScene) -> AttentionStore:
     """Return the maps of a look as the package records them."""
     model = bundled()
-    sites = find_sites(model.module, look.latents.shape[-2:])  # type: ignore[arg-type]
-    watcher = Controller(sites, Rows(source=slice(0, 1)))
+    sites = find_sites(model.module, noised.latents.shape[-2:])  # type: ignore[arg-type]
+    watcher = Controller(sites, BatchSlices(source=slice(0, 1)))
     with attached(model.module, watcher, sites):
         watcher.begin_step(0)
-        model.predict(look.latents, look.t, look.conditioning)
-        watcher.end_step(look.latents, None)
-    return watcher.stores(look.prompt, ())[0]
+        model.predict(noised.latents, noised.t, noised.conditioning)
+        watcher.end_step(noised.latents, None)
+    return watcher.stores(noised.prompt, ())[0]
 
 
 def _iou(
@@ -163,23 +163,23 @@ def _iou(
     enlarge: Enlarge = _resize("bilinear"),  # noqa: B008 - a function, made once
     site: int | None = None,
 ) -> Callable[..., float]:
-    """Return a function (model, look) -> IoU; what is given are known mistakes."""
+    """Return a function (model, noised) -> IoU; what is given are known mistakes."""
 
-    def answer(model: Any, look: Look) -> float:
-        store = record_of(look)
+    def answer(model: Any, noised: NoisedScene) -> float:
+        store = record_of(noised)
         names = [name for name in store.means if store.sites[name].size == (16, 16)]
         one = None if site is None else names[site]
         maps = store.token_maps(resolution=16, site=one)  # (L, 16, 16)
-        return _scored(enlarge)(maps[tokens(look.tokens)].sum(0), look.mask)[1]
+        return _scored(enlarge)(maps[tokens(noised.tokens)].sum(0), noised.mask)[1]
 
     return answer
 
 
-def _leaves(model: Any, look: Look) -> float:
+def _leaves(model: Any, noised: NoisedScene) -> float:
     """Leave another processor on the model."""
     name, old = next(iter(model.module.attn_processors.items()))
     model.module.set_attn_processor({**model.module.attn_processors, name: type(old)()})
-    return _iou()(model, look)
+    return _iou()(model, noised)
 
 
 def _read_scene(value: Any, args: Args) -> Tensor:
@@ -189,17 +189,17 @@ def _read_scene(value: Any, args: Args) -> Tensor:
 
 
 def _why_scene(value: Tensor, args: Args) -> str:
-    look = args[1]
+    noised = args[1]
     return (
-        f"For {look.prompt.text!r} it says {float(value):.3f}; the map of {look.word!r}, mean of "
-        f"all 16 × 16 cross-attention layers and heads, has the IoU {_iou()(None, look):.3f}."
+        f"For {noised.prompt.text!r} it says {float(value):.3f}; the map of {noised.word!r}, mean "
+        f"of all 16 × 16 cross-attention layers and heads, has the IoU {_iou()(None, noised):.3f}."
     )
 
 
 SCENE: Question = Question(
     id="ps2.scene",
     title="Score the bundled model's map",
-    signature="f(model, look) -> IoU of the map of look.tokens with look.mask",
+    signature="f(model, noised) -> IoU of the map of noised.tokens with noised.mask",
     hints=(
         "Which layers have 16 × 16 positions is seen by the number of pixels of a recorded map.",
         "Give every layer a Recorder, predict once, put the old processors back, whatever happens. "
@@ -207,14 +207,14 @@ SCENE: Question = Question(
         "Of each map with 256 pixels take the word's tokens and add them up, then the mean over "
         "heads; the mean of these over layers is 16 rows of 16, and question 4 scores it.",
     ),
-    draw=lambda rng, easy: (Bundled(), draw_look(rng.randrange(2**20), phrase=not easy)),
+    draw=lambda rng, easy: (Bundled(), draw_noised_scene(rng.randrange(2**20), phrase=not easy)),
     right=_iou(),
     read=_read_scene,
     otherwise=_why_scene,
     mistakes=(
         Mistake("It left its processors on the model: put the old ones back.", _leaves, easy=True),
         Mistake(
-            "The tokens are off by one: look.tokens counts the start token.",
+            "The tokens are off by one: noised.tokens counts the start token.",
             _iou(tokens=lambda tokens: [token - 1 for token in tokens]),
             easy=True,
         ),
@@ -225,11 +225,11 @@ SCENE: Question = Question(
             "Only the last 16 × 16 layer is used; it is the mean of all.", _iou(site=-1), easy=True
         ),
         Mistake(
-            "Only the first of look.tokens is used; the map of a phrase is the sum of its tokens.",
+            "Only the first of noised.tokens is used; a phrase's map is the sum of its tokens.",
             _iou(tokens=lambda tokens: tokens[:1]),
         ),
         Mistake(
-            "Only the last of look.tokens is used; the map of a phrase is the sum of its tokens.",
+            "Only the last of noised.tokens is used; a phrase's map is the sum of its tokens.",
             _iou(tokens=lambda tokens: tokens[-1:]),
         ),
         Mistake(
@@ -252,5 +252,5 @@ SCENE: Question = Question(
         ),
         attention=False,
     ),
-    drive=look_and_restore,
+    drive=measure_and_restore,
 )  # fmt: skip

@@ -13,11 +13,11 @@ from torch import Tensor
 from p2p_lab.checks.answering import Bundled
 from p2p_lab.checks.exercise import draw, tensor
 from p2p_lab.checks.loaded import bundled
-from p2p_lab.checks.looks import draw_look
+from p2p_lab.checks.noised_scenes import draw_noised_scene
 from p2p_lab.checks.paths import step_to, toy_push, toy_world, way_back
 from p2p_lab.checks.question import Args, Mistake, Question, gap, reader
 from p2p_lab.checks.watching import Rules
-from p2p_lab.inversion import Job, invert
+from p2p_lab.inversion import InversionContext, invert
 from p2p_lab.metrics import psnr
 
 STEPS = 8
@@ -27,16 +27,19 @@ STEPS = 8
 
 
 def _draw_retrace(rng: random.Random, easy: bool) -> Args:
-    look = draw_look(rng.randrange(2**20), phrase=False)
+    noised = draw_noised_scene(rng.randrange(2**20), phrase=False)
     scale = 1.0 if easy else rng.choice([2.0, 2.5, 3.0])
-    return Bundled(), look.picture[None], look.prompt.text, scale, STEPS
+    return Bundled(), noised.picture[None], noised.prompt.text, scale, STEPS
 
 
 @lru_cache(maxsize=64)
 def _path(text: str, picture: Tensor, back: float, forth: float, steps: int, late: bool) -> float:
     """Return the PSNR of a picture after the way back and forth at two guidance scales."""
     model = bundled()
-    ways = [Job.of(model, text, steps=steps, guidance_scale=scale) for scale in (back, forth)]
+    ways = [
+        InversionContext.of(model, text, steps=steps, guidance_scale=scale)
+        for scale in (back, forth)
+    ]
     bars, nexts = ways[0].schedule.alpha_bar, ways[0].schedule.alpha_bar_next  # type: ignore[union-attr]
     with torch.no_grad():
         start = model.encode(picture)

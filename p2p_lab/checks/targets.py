@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.checks.loaded import bundled
-from p2p_lab.checks.looks import draw_scenes
+from p2p_lab.checks.noised_scenes import draw_scenes
 from p2p_lab.edits import Replace
 from p2p_lab.inversion import invert
 from p2p_lab.metrics import background_mse, foreground_mse, psnr, structure_distance

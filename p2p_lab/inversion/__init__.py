@@ -10,11 +10,11 @@ The room knows models and sampling; it draws no figures.
 from p2p_lab.inversion.caching import InversionCache, cache_folder
 from p2p_lab.inversion.ddim import ddim_invert, invert_step
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
+from p2p_lab.inversion.example_images import list_example_images, open_example_image
 from p2p_lab.inversion.inverting import METHODS, Method, invert
-from p2p_lab.inversion.jobs import Job, Report
-from p2p_lab.inversion.memory import MemoryEstimate, null_text_memory
+from p2p_lab.inversion.jobs import InversionContext, Report
 from p2p_lab.inversion.null_text import NullText, NullTextResult, null_text, null_text_step
-from p2p_lab.inversion.outside import list_outside, open_outside
+from p2p_lab.inversion.null_text_memory import MemoryEstimate, null_text_memory
 from p2p_lab.inversion.pictures import PictureError, load_image, to_tensor
 from p2p_lab.inversion.suggesting import load_captioner, suggest_prompt
 
@@ -22,7 +22,7 @@ __all__ = [
     "METHODS",
     "EditFriendly",
     "InversionCache",
-    "Job",
+    "InversionContext",
     "MemoryEstimate",
     "Method",
     "NullText",
@@ -34,13 +34,13 @@ __all__ = [
     "edit_friendly",
     "invert",
     "invert_step",
-    "list_outside",
+    "list_example_images",
     "load_captioner",
     "load_image",
     "null_text",
     "null_text_memory",
     "null_text_step",
-    "open_outside",
+    "open_example_image",
     "suggest_prompt",
     "to_tensor",
 ]

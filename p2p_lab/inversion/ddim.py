@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from p2p_lab.inversion.jobs import Job
+from p2p_lab.inversion.jobs import InversionContext
 from p2p_lab.models.denoiser import Prediction
 from p2p_lab.sampling import ddim_step, predict_clean
 
@@ -48,7 +48,7 @@ def invert_step(
 
 
 @torch.no_grad()
-def ddim_invert(job: Job, latents: Tensor, *, guidance_scale: float = 1.0) -> Tensor:
+def ddim_invert(job: InversionContext, latents: Tensor, *, guidance_scale: float = 1.0) -> Tensor:
     """Measure the way from a picture's latents back to noise.
 
     Args:
@@ -61,12 +61,12 @@ def ddim_invert(job: Job, latents: Tensor, *, guidance_scale: float = 1.0) -> Te
         Latents from noise to picture, (T + 1, C, h, w); the last are those given.
     """
     schedule, z = job.ddim, latents
-    path = [z]
+    history = [z]
     for step in reversed(range(schedule.steps)):
         job.report.check()
         noise_pred = job.predict(z, step, guidance_scale)
         before, level = z, schedule.alpha_bar[step]
         z = invert_step(z, noise_pred, level, schedule.alpha_bar_next[step], schedule.prediction)
-        path.append(z)
+        history.append(z)
         job.report.tick(partial(job.preview, before, noise_pred, level))
-    return torch.cat(path[::-1])  # (T + 1, C, h, w)
+    return torch.cat(history[::-1])  # (T + 1, C, h, w)

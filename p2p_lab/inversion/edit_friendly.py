@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from p2p_lab.inversion.jobs import Job
+from p2p_lab.inversion.jobs import InversionContext
 from p2p_lab.sampling import noise_of
 
 
@@ -57,7 +57,7 @@ class EditFriendly:
 
 @torch.no_grad()
 def edit_friendly(
-    job: Job, latents: Tensor, options: EditFriendly | None = None
+    job: InversionContext, latents: Tensor, options: EditFriendly | None = None
 ) -> tuple[Tensor, Tensor]:
     """Measure the noise maps of a picture.
 
@@ -72,23 +72,25 @@ def edit_friendly(
     """
     options = options or EditFriendly()
     schedule, guidance = job.ddim, options.guidance_for(job.guidance_scale)
-    path = _noisy(job, latents, options.seed)
-    maps = torch.zeros_like(path[:-1])  # (T, C, h, w)
+    history = _noisy(job, latents, options.seed)
+    maps = torch.zeros_like(history[:-1])  # (T, C, h, w)
     for step in range(options.start(job.steps), job.steps):
         job.report.check()
-        z, after = path[step : step + 1], path[step + 1 : step + 2]
+        z, after = history[step : step + 1], history[step + 1 : step + 2]
         noise_pred = job.predict(z, step, guidance)
         mean = schedule.advance(z, noise_pred, step, noise=torch.zeros_like(z))
         sigma = _sigma(job, step)
         if sigma > 0:
             maps[step] = ((after - mean) / sigma)[0]
             # As in the reference: go on from what the maps give, so that rounding does not add up.
-            path[step + 1] = schedule.advance(z, noise_pred, step, noise=maps[step : step + 1])[0]
+            history[step + 1] = schedule.advance(z, noise_pred, step, noise=maps[step : step + 1])[
+                0
+            ]
         job.report.tick(partial(job.preview, z, noise_pred, schedule.alpha_bar[step]))
-    return path, maps
+    return history, maps
 
 
-def _noisy(job: Job, latents: Tensor, seed: int) -> Tensor:
+def _noisy(job: InversionContext, latents: Tensor, seed: int) -> Tensor:
     """Add independent noise of each step's level to the clean latents, (T + 1, C, h, w)."""
     noise = noise_of(seed, (job.steps, *latents.shape[1:])).to(latents)
     level = job.ddim.alpha_bar.to(latents.device).view(-1, 1, 1, 1)  # (T, 1, 1, 1)
@@ -96,7 +98,7 @@ def _noisy(job: Job, latents: Tensor, seed: int) -> Tensor:
     return torch.cat([noisy.to(latents.dtype), latents])
 
 
-def _sigma(job: Job, step: int) -> float:
+def _sigma(job: InversionContext, step: int) -> float:
     """Tell the size of a DDPM step's noise: that of `ddim_step` with eta = 1."""
     level, after = job.ddim.alpha_bar[step], job.ddim.alpha_bar_next[step]
     return float(((1 - after) / (1 - level) * (1 - level / after)).clamp_min(0) ** 0.5)

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from p2p_lab.inversion.jobs import Job
+from p2p_lab.inversion.jobs import InversionContext
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.steps import flow_step
 
@@ -40,7 +40,7 @@ def check_flow_method(name: str, model: str) -> None:
 
 
 @torch.no_grad()
-def flow_invert(job: Job, latents: Tensor) -> Tensor:
+def flow_invert(job: InversionContext, latents: Tensor) -> Tensor:
     """Measure the way from a picture's latents back to noise, without guidance.
 
     Args:
@@ -52,11 +52,11 @@ def flow_invert(job: Job, latents: Tensor) -> Tensor:
     """
     schedule, z = job.schedule, latents
     assert isinstance(schedule, Flow)
-    path = [z]
+    history = [z]
     for step in reversed(range(schedule.steps)):
         job.report.check()
         velocity = job.predict(z, step)
         before, z = z, flow_step(z, velocity, schedule.sigmas[step + 1], schedule.sigmas[step])
-        path.append(z)
+        history.append(z)
         job.report.tick(partial(job.show, schedule.clean(before, velocity, step)))
-    return torch.cat(path[::-1])  # (T + 1, C, h, w)
+    return torch.cat(history[::-1])  # (T + 1, C, h, w)

@@ -16,21 +16,21 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
+from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, find_sites
 from p2p_lab.inversion.caching import InversionCache, key_of
 from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
 from p2p_lab.inversion.flow import check_flow_method, flow_invert
-from p2p_lab.inversion.jobs import Job, Report
+from p2p_lab.inversion.jobs import InversionContext, Report
 from p2p_lab.inversion.null_text import NullText, check_gradients, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
 from p2p_lab.models.placement import cpu_by_default
-from p2p_lab.sampling import Run, Texts, Trajectory, Watch, walk
+from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, Trajectory, denoise
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.loop import CancelToken, OnStep, session
-from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.settings import Record, Settings, Size
+from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
 
 Method = Literal["ddim", "negative-prompt", "null-text", "direct", "edit-friendly"]
@@ -112,7 +112,7 @@ def invert(
     if isinstance(options, NullText):
         options.check(settings.guidance_scale)
         check_gradients(model.module, model.name)
-    work = _Work(
+    job = InversionJob(
         model=model,
         prompt=model.prompt(text),
         negative=text if name == "negative-prompt" else negative,
@@ -122,10 +122,10 @@ def invert(
         settings=settings,
         tape_budget=tape_budget,
     )
-    watch = Watch(on_step, cancel, progress)
+    callbacks = RunCallbacks(on_step, cancel, progress)
     if kept is None:
-        return work.run(watch)
-    return kept.get_or_make(work.key(), model, lambda: work.run(watch))
+        return job.run(callbacks)
+    return kept.get_or_make(job.key(), model, lambda: job.run(callbacks))
 
 
 def _cache(cache: Any) -> InversionCache | None:
@@ -163,7 +163,7 @@ def _method(method: Method | Options) -> tuple[Method, Options | None]:
 
 
 @dataclass(eq=False)
-class _Work:
+class InversionJob:
     """Do one inversion, whose settings were checked before."""
 
     model: Denoiser
@@ -182,12 +182,12 @@ class _Work:
         plain = [s.steps, s.guidance_scale, s.record, self.tape_budget]
         return key_of(self.model, self.pixels, [self.name, repr(self.options), *texts, *plain])
 
-    def run(self, watch: Watch) -> Run:
+    def run(self, callbacks: RunCallbacks) -> Run:
         """Measure the trajectory, then draw the picture again along it and record."""
         model, settings = self.model, self.settings
         with model.lock:
-            report = Report(self._total(), watch)
-            job = Job.of(
+            report = Report(self._total(), callbacks)
+            job = InversionContext.of(
                 model,
                 self.prompt,
                 steps=settings.steps,
@@ -208,12 +208,12 @@ class _Work:
         pinned = self.name in ("direct", "edit-friendly")
         return steps * (parts - (pinned and self.settings.record == "none"))
 
-    def _measure(self, job: Job, latents: Tensor) -> Trajectory:
+    def _measure(self, job: InversionContext, latents: Tensor) -> Trajectory:
         """Return what the method knows of the picture."""
         if isinstance(self.options, EditFriendly):
-            path, maps = edit_friendly(job, latents, self.options)
+            history, maps = edit_friendly(job, latents, self.options)
             start = self.options.start(job.steps)
-            return Trajectory(path, noise_maps=maps, pinned=True, start=start)
+            return Trajectory(history, noise_maps=maps, pinned=True, start=start)
         backwards = flow_invert if isinstance(job.schedule, Flow) else ddim_invert
         pivots = backwards(job, latents)
         if isinstance(self.options, NullText):
@@ -221,7 +221,7 @@ class _Work:
             return Trajectory(pivots, negative_embeds=found.embeds.to(pivots.dtype))
         return Trajectory(pivots, pinned=self.name == "direct")
 
-    def _draw(self, job: Job, trajectory: Trajectory) -> Run:
+    def _draw(self, job: InversionContext, trajectory: Trajectory) -> Run:
         """Draw the picture again along the trajectory, recording its attention."""
         model, settings = self.model, self.settings
         sites = find_sites(model.module, settings.latent_shape[1:])
@@ -229,16 +229,16 @@ class _Work:
         row = 1 if scale > 1 else 0
         controller = Controller(
             sites,
-            Rows(source=slice(row, row + 1)),
+            BatchSlices(source=slice(row, row + 1)),
             keep=self._tapes(sites),
             record=settings.record != "none",
         )
-        path = trajectory.latents
+        history = trajectory.latents
         with session(model, controller, sites):
             if not (trajectory.pinned and settings.record == "none"):
-                path = self._walk(job, controller, trajectory, scale)
-            pixels = model.decode(path[-1:])
-        return self._result(controller, path, trajectory, pixels)
+                history = self._denoise(job, controller, trajectory, scale)
+            pixels = model.decode(history[-1:])
+        return self._result(controller, history, trajectory, pixels)
 
     def _source_guidance(self, trajectory: Trajectory) -> float:
         """Tell the source's guidance: none where it could not change the result.
@@ -249,11 +249,11 @@ class _Work:
             return 1.0
         return self.settings.guidance_scale
 
-    def _walk(
-        self, job: Job, controller: Controller, trajectory: Trajectory, scale: float
+    def _denoise(
+        self, job: InversionContext, controller: Controller, trajectory: Trajectory, scale: float
     ) -> Tensor:
         measured, start, embeds = trajectory.latents, trajectory.start, trajectory.negative_embeds
-        texts = Texts(
+        conditioning = GuidedConditioning(
             job.positive, job.negative, scale, None if embeds is None else embeds[:, None]
         )
 
@@ -261,15 +261,15 @@ class _Work:
             controller.end_step(z, None)
             return measured[step + 1 : step + 2] if trajectory.pinned else z
 
-        states = walk(
+        states = denoise(
             self.model,
             self.settings.schedule,
             measured[start : start + 1],
-            texts,
+            conditioning,
             controller,
             after_step=after_step,
             first=start,
-            watch=job.report.part(),
+            callbacks=job.report.part(),
         )
         return torch.cat([measured[: start + 1], *states])  # (T + 1, C, h, w)
 
@@ -279,7 +279,7 @@ class _Work:
         return new_tapes(self.model, sites, self.settings.steps, budget=self.tape_budget)
 
     def _result(
-        self, controller: Controller, path: Tensor, trajectory: Trajectory, pixels: Tensor
+        self, controller: Controller, history: Tensor, trajectory: Trajectory, pixels: Tensor
     ) -> Run:
         model, settings = self.model, self.settings
         recorded = settings.record != "none"
@@ -288,7 +288,7 @@ class _Work:
             prompt=self.prompt,
             pixels=pixels[0].cpu(),
             trajectory=Trajectory(
-                path,
+                history,
                 trajectory.negative_embeds,
                 trajectory.noise_maps,
                 trajectory.pinned,

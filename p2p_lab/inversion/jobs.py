@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling import Cancelled, Texts, Watch, make_schedule, predict, predict_clean
+from p2p_lab.sampling import (
+    Cancelled,
+    GuidedConditioning,
+    RunCallbacks,
+    make_schedule,
+    predict,
+    predict_clean,
+)
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.schedules import Ddim
 from p2p_lab.tokens import Prompt
@@ -30,26 +37,26 @@ class Report:
     """
 
     total: int = 0
-    watch: Watch = field(default_factory=Watch)
+    callbacks: RunCallbacks = field(default_factory=RunCallbacks)
     done: int = 0
     _bar: Any = None
 
     def check(self) -> None:
         """Raise `Cancelled` if the inversion is to stop."""
-        if self.watch.cancel is not None and self.watch.cancel.is_set():
+        if self.callbacks.cancel is not None and self.callbacks.cancel.is_set():
             raise Cancelled(f"The inversion was cancelled at step {self.done} of {self.total}.")
 
     def tick(self, preview: Callable[[], Image]) -> None:
         """Say that a step is done, with a function that draws what the picture now is."""
-        if self.watch.progress:
+        if self.callbacks.progress:
             self._advance_bar()
         self.done += 1
-        if self.watch.on_step is not None:
-            self.watch.on_step(self.done - 1, self.total, preview)
+        if self.callbacks.on_step is not None:
+            self.callbacks.on_step(self.done - 1, self.total, preview)
 
-    def part(self) -> Watch:
+    def part(self) -> RunCallbacks:
         """Return a watch for one part, whose steps count on from here."""
-        return Watch(lambda step, total, preview: self.tick(preview), self.watch.cancel)
+        return RunCallbacks(lambda step, total, preview: self.tick(preview), self.callbacks.cancel)
 
     def _advance_bar(self) -> None:
         if self._bar is None:
@@ -62,7 +69,7 @@ class Report:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class InversionContext:
     """Hold what is the same at every step of one inversion.
 
     Attributes:
@@ -91,7 +98,7 @@ class Job:
         negative: str = "",
         size: tuple[int, int] | None = None,
         report: Report | None = None,
-    ) -> Job:
+    ) -> InversionContext:
         """Gather a job; what is not named is the model's default.
 
         Raises:
@@ -107,7 +114,7 @@ class Job:
             model.latent_shape(size)[1:],
         )
         assert isinstance(schedule, Ddim | Flow)
-        return Job(
+        return InversionContext(
             model,
             schedule,
             model.encode_prompt(prompt, size),
@@ -127,13 +134,13 @@ class Job:
         assert isinstance(self.schedule, Ddim)
         return self.schedule
 
-    def texts(self, guidance_scale: float) -> Texts:
+    def conditioning(self, guidance_scale: float) -> GuidedConditioning:
         """Return the texts of one row at a guidance scale."""
-        return Texts(self.positive, self.negative, guidance_scale)
+        return GuidedConditioning(self.positive, self.negative, guidance_scale)
 
     def predict(self, latents: Tensor, step: int, guidance_scale: float = 1.0) -> Tensor:
         """Predict the noise (or velocity) of latents (1, C, h, w) at a step."""
-        return predict(self.model, self.schedule, latents, self.texts(guidance_scale), step)
+        return predict(self.model, self.schedule, latents, self.conditioning(guidance_scale), step)
 
     def preview(self, latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor) -> Image:
         """Draw ẑ_0: what the denoiser takes the picture to be in latents of level ᾱ."""

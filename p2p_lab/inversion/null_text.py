@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from p2p_lab.inversion.jobs import Job
+from p2p_lab.inversion.jobs import InversionContext
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class NullTextResult:
     latents: Tensor
 
 
-def null_text(job: Job, pivots: Tensor, options: NullText | None = None) -> NullTextResult:
+def null_text(
+    job: InversionContext, pivots: Tensor, options: NullText | None = None
+) -> NullTextResult:
     """Tune the negative embedding of every step so that guided sampling follows the pivots.
 
     Args:
@@ -93,17 +95,17 @@ def null_text(job: Job, pivots: Tensor, options: NullText | None = None) -> Null
     options = options or NullText()
     options.check(job.guidance_scale)
     z, embed = pivots[:1], job.negative.tokens.to(_wide(job))
-    path, embeds, losses = [z], [], []
+    history, embeds, losses = [z], [], []
     with checkpointing(job.model.module, on=options.checkpointing):
         for step in range(job.steps):
             best = _tune(job, z, embed, pivots[step + 1 : step + 2], step, options)
             z, embed = best.latents, best.embed
-            path.append(z)
+            history.append(z)
             embeds.append(embed)
             losses.append(tuple(best.losses))
             level = job.ddim.alpha_bar[step]
             job.report.tick(partial(job.preview, best.before, best.noise_pred, level))
-    return NullTextResult(torch.cat(embeds), tuple(losses), torch.cat(path))
+    return NullTextResult(torch.cat(embeds), tuple(losses), torch.cat(history))
 
 
 def check_gradients(module: nn.Module, name: str) -> None:
@@ -120,7 +122,7 @@ def check_gradients(module: nn.Module, name: str) -> None:
 
 
 def null_text_step(
-    job: Job, latents: Tensor, positive_pred: Tensor, embed: Tensor, step: int
+    job: InversionContext, latents: Tensor, positive_pred: Tensor, embed: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
     """Take one guided DDIM step with a negative embedding of one's own; it has a gradient.
 
@@ -155,7 +157,12 @@ class _Best:
 
 
 def _tune(
-    job: Job, latents: Tensor, embed: Tensor, pivot: Tensor, step: int, options: NullText
+    job: InversionContext,
+    latents: Tensor,
+    embed: Tensor,
+    pivot: Tensor,
+    step: int,
+    options: NullText,
 ) -> _Best:
     """Tune one step's embedding with Adam.
 
@@ -206,6 +213,6 @@ def checkpointing(module: nn.Module, *, on: bool) -> Iterator[None]:
         host.disable_gradient_checkpointing()
 
 
-def _wide(job: Job) -> torch.dtype:
+def _wide(job: InversionContext) -> torch.dtype:
     """Return the precision of the embedding while it is tuned: float32 or wider."""
     return torch.promote_types(job.model.dtype, torch.float32)

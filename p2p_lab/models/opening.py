@@ -16,7 +16,7 @@ from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import REINSTALL, ModelError, first_line, not_a_lora
 from p2p_lab.models.flux import open_flux
 from p2p_lab.models.latent_diffusion import open_latent_diffusion
-from p2p_lab.models.parts import Folder, Parts
+from p2p_lab.models.parts import Parts, PipelineFolder
 from p2p_lab.models.pipes import Pipe
 from p2p_lab.models.pixart import open_pixart
 from p2p_lab.models.single_file import open_single_file
@@ -61,7 +61,7 @@ def open_folder(
     called = name or card.raw.get("name") or folder.name
     try:
         with _quiet():
-            return family(Folder(folder, index, card, called, device, dtype))
+            return family(PipelineFolder(folder, index, card, called, device, dtype))
     except ModelError:
         raise
     except Exception as error:

@@ -90,7 +90,7 @@ def chosen(card: ModelCard, *usual: float) -> Defaults:
 
 
 @dataclass(frozen=True)
-class Folder:
+class PipelineFolder:
     """A saved pipeline: where its parts lie and how they are to be opened.
 
     Attributes:

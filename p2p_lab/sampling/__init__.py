@@ -9,8 +9,8 @@ at, measured and edited again. The room knows models, plans and controllers; it 
 
 from p2p_lab.sampling.animating import animate
 from p2p_lab.sampling.editing import apply_plan, edit
-from p2p_lab.sampling.loop import Cancelled, Texts, Watch, predict, walk
-from p2p_lab.sampling.plain import generate
+from p2p_lab.sampling.generate_job import generate
+from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
 from p2p_lab.sampling.runs import Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
@@ -18,9 +18,9 @@ from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
 __all__ = [
     "Cancelled",
     "Run",
-    "Texts",
+    "GuidedConditioning",
     "Trajectory",
-    "Watch",
+    "RunCallbacks",
     "animate",
     "apply_plan",
     "ddim_step",
@@ -31,5 +31,5 @@ __all__ = [
     "noise_of",
     "predict",
     "predict_clean",
-    "walk",
+    "denoise",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from p2p_lab.edits import Edit, EditPlan, between, compile_edits, default_edits
 from p2p_lab.sampling.editing import apply_plan, model_of
-from p2p_lab.sampling.loop import CancelToken, OnStep, Watch
+from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, check_guidance
 
@@ -61,9 +61,9 @@ def animate(
         )
     scale = source.guidance_scale if guidance_scale is None else check_guidance(guidance_scale)
     mixed = [frame_plan(plans, i, frames) for i in range(frames)]
-    watch = Watch(on_step, cancel)
+    callbacks = RunCallbacks(on_step, cancel)
     return [
-        apply_plan([source], plan, guidance_scale=scale, record=record, watch=watch)[0]
+        apply_plan([source], plan, guidance_scale=scale, record=record, callbacks=callbacks)[0]
         for plan in mixed
     ]
 

@@ -15,11 +15,11 @@ from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.models.placement import cpu_by_default
-from p2p_lab.sampling.loop import CancelToken, OnStep, Watch
-from p2p_lab.sampling.memory import USUAL
+from p2p_lab.sampling.edit_job import EditJob
+from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
-from p2p_lab.sampling.work import Work
+from p2p_lab.sampling.tape_budget import USUAL
 
 
 @overload
@@ -102,9 +102,15 @@ def edit(
         edits, note = default_edits(first.prompt, target)
     plan = compile_edits(edits, first.prompt, target, first.steps, compat=compat)
     scale = first.guidance_scale if guidance_scale is None else check_guidance(guidance_scale)
-    watch = Watch(on_step, cancel, progress)
+    callbacks = RunCallbacks(on_step, cancel, progress)
     runs = apply_plan(
-        sources, plan, guidance_scale=scale, record=record, reuse=reuse, watch=watch, note=note
+        sources,
+        plan,
+        guidance_scale=scale,
+        record=record,
+        reuse=reuse,
+        callbacks=callbacks,
+        note=note,
     )
     return runs[0] if isinstance(source, Run) else runs
 
@@ -116,7 +122,7 @@ def apply_plan(
     guidance_scale: float,
     record: Record = "store",
     reuse: bool = True,
-    watch: Watch = Watch(),  # noqa: B008 - frozen
+    callbacks: RunCallbacks = RunCallbacks(),  # noqa: B008 - frozen
     note: str = "",
 ) -> list[Run]:
     """Run a compiled plan on one or several sources; `edit` is this after compiling.
@@ -143,7 +149,7 @@ def apply_plan(
         found: dict[int, Run] = {}
         for batch in _batches(sources, tapes):
             own = [tape for tape in (tapes[i] for i in batch) if tape is not None]
-            work = Work(
+            job = EditJob(
                 sources=[sources[i] for i in batch],
                 plan=plan,
                 target=plan.target,
@@ -152,7 +158,9 @@ def apply_plan(
                 sites=sites,
                 tapes=own,
             )
-            found.update(zip(batch, work.run(reuse=reuse, watch=watch, note=note), strict=True))
+            found.update(
+                zip(batch, job.run(reuse=reuse, callbacks=callbacks, note=note), strict=True)
+            )
         return [found[i] for i in range(len(sources))]
 
 

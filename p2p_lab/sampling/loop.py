@@ -39,7 +39,7 @@ class CancelToken(Protocol):
 
 
 @dataclass(frozen=True)
-class Watch:
+class RunCallbacks:
     """Hold how a run reports and is stopped.
 
     Attributes:
@@ -55,7 +55,7 @@ class Watch:
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
+class GuidedConditioning:
     """Hold the texts of the conditional rows and of their unconditional partners.
 
     Attributes:
@@ -86,7 +86,11 @@ class Texts:
 
 
 def predict(
-    model: Denoiser, schedule: Schedule, latents: Tensor, texts: Texts, step: int
+    model: Denoiser,
+    schedule: Schedule,
+    latents: Tensor,
+    conditioning: GuidedConditioning,
+    step: int,
 ) -> Tensor:
     """Predict the noise of one step with classifier-free guidance (Ho and Salimans 2022).
 
@@ -94,35 +98,35 @@ def predict(
         model: The denoiser.
         schedule: The sampler with its times.
         latents: (B, C, h, w).
-        texts: Texts of the B rows.
+        conditioning: Conditioning of the B rows.
         step: 0 is the noisiest.
 
     Returns:
         Guided prediction, (B, C, h, w).
     """
-    batch = torch.cat([latents] * 2) if texts.guided else latents
+    batch = torch.cat([latents] * 2) if conditioning.guided else latents
     batch = schedule.model_input(batch, step)
-    noise_pred = model.predict(batch, schedule.timesteps[step], texts.at(step))
-    if not texts.guided:
+    noise_pred = model.predict(batch, schedule.timesteps[step], conditioning.at(step))
+    if not conditioning.guided:
         return noise_pred
     negative, positive = noise_pred.chunk(2)
-    return negative + texts.guidance * (positive - negative)
+    return negative + conditioning.guidance * (positive - negative)
 
 
 AfterStep = Callable[[int, Tensor], Tensor]
 
 
-def walk(
+def denoise(
     model: Denoiser,
     schedule: Schedule,
     latents: Tensor,
-    texts: Texts,
+    conditioning: GuidedConditioning,
     controller: Controller,
     *,
     after_step: AfterStep,
     first: int = 0,
     noise_maps: Tensor | None = None,
-    watch: Watch = Watch(),  # noqa: B008 - frozen
+    callbacks: RunCallbacks = RunCallbacks(),  # noqa: B008 - frozen
 ) -> Iterator[Tensor]:
     """Denoise step by step, and yield the latents after each one.
 
@@ -130,42 +134,46 @@ def walk(
         model: The denoiser, already attached.
         schedule: The sampler with its times.
         latents: Latents before step `first`, (B, C, h, w).
-        texts: Texts of the B rows.
+        conditioning: Conditioning of the B rows.
         controller: Told the step before each prediction.
         after_step: Given the step and the new latents, returns the latents to go on with.
         first: First step to take.
         noise_maps: Noise added after each step, (T, B, C, h, w), or None.
-        watch: How to report, and when to stop.
+        callbacks: How to report, and when to stop.
 
     Raises:
-        Cancelled: If `watch` asks to stop.
+        Cancelled: If `callbacks` asks to stop.
         ValueError: If the latents become NaN or infinite.
     """
     begun = float(latents.abs().max()) / schedule.initial_scale
     for step in range(first, schedule.steps):
-        if watch.cancel is not None and watch.cancel.is_set():
+        if callbacks.cancel is not None and callbacks.cancel.is_set():
             raise Cancelled(f"The run was cancelled before step {step} of {schedule.steps}.")
         controller.begin_step(step)
-        noise_pred = predict(model, schedule, latents, texts, step)
+        noise_pred = predict(model, schedule, latents, conditioning, step)
         noise = None if noise_maps is None else noise_maps[step]
         before, latents = latents, schedule.advance(latents, noise_pred, step, noise=noise)
         latents = after_step(step, latents)
-        check_finite(latents, begun, texts, controller, f"after step {step}")
-        if watch.on_step is not None:
+        check_finite(latents, begun, conditioning, controller, f"after step {step}")
+        if callbacks.on_step is not None:
             preview = _previewer(model, schedule, before, noise_pred, step)
-            watch.on_step(step, schedule.steps, preview)
+            callbacks.on_step(step, schedule.steps, preview)
         yield latents
 
 
 def check_finite(
-    values: Tensor, begun: float, texts: Texts, controller: Controller, when: str
+    values: Tensor,
+    begun: float,
+    conditioning: GuidedConditioning,
+    controller: Controller,
+    when: str,
 ) -> None:
     """Refuse to go on with what is no number, and name the settings that can cause it.
 
     Args:
         values: Latents or pixels.
         begun: Largest of the first latents, in units of standard noise.
-        texts: Has the guidance.
+        conditioning: Has the guidance.
         controller: Has the plan.
         when: For the message.
 
@@ -175,10 +183,11 @@ def check_finite(
     if bool(torch.isfinite(values).all()):
         return
     plan = controller.plan
+    guidance = float(torch.as_tensor(conditioning.guidance).max())
     gain = 1.0 if plan is None else float((plan.source_gain.abs() + plan.target_gain.abs()).max())
     raise ValueError(
         f"The numbers grew too large to compute with {when}, so there is no picture. The settings "
-        f"that can cause it: guidance_scale={float(torch.as_tensor(texts.guidance).max()):.4g}, "
+        f"that can cause it: guidance_scale={guidance:.4g}, "
         f"the largest scale of a Reweight {gain:.4g}, the largest of the first latents "
         f"{begun:.4g}, precision {values.dtype}. Usual are 1 to 20, -10 to 10, 5, and float32: "
         "lower what lies outside, or load the model with dtype=torch.float32."

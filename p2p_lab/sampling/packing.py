@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, AttentionTape, Fixed, Scores, Site
+from p2p_lab.attention import AttentionStore, AttentionTape, EditedProbs, QueryKey, Site
 from p2p_lab.codec import DamagedError
 from p2p_lab.edits import EditPlan
 from p2p_lab.sampling.runs import Run, Trajectory
@@ -224,13 +224,13 @@ def _pack_tape(tape: AttentionTape, parcel: Parcel, prefix: str) -> SavedTape:
     entries = []
     for (step, site), entry in tape.entries.items():
         place = f"{prefix}tape/{step}/{site}/"
-        if isinstance(entry, Fixed):
+        if isinstance(entry, EditedProbs):
             parcel.put(place + "values", entry.values)
         else:
             parcel.put(place + "query", _heads_inside(entry.query))
             parcel.put(place + "key", _heads_inside(entry.key))
             parcel.put(place + "mask", entry.mask)
-        scale = None if isinstance(entry, Fixed) else float(entry.scale)
+        scale = None if isinstance(entry, EditedProbs) else float(entry.scale)
         entries.append(SavedEntry(step, site, scale))
     return SavedTape(tape.model, tape.steps, tuple(tape.sites.values()), tuple(entries))
 
@@ -244,11 +244,11 @@ def _unpack_tape(saved: SavedTape, tensors: Tensors, prefix: str) -> AttentionTa
     return AttentionTape(saved.model, sites, saved.steps, entries=entries)
 
 
-def _entry(saved: SavedEntry, tensors: Tensors, place: str) -> Scores | Fixed:
+def _entry(saved: SavedEntry, tensors: Tensors, place: str) -> QueryKey | EditedProbs:
     if saved.scale is None:
-        return Fixed(_needed(tensors, place + "values", ndim=4))
+        return EditedProbs(_needed(tensors, place + "values", ndim=4))
     query, key = (_needed(tensors, place + name, ndim=4) for name in ("query", "key"))
-    return Scores(
+    return QueryKey(
         _heads_inside(query), _heads_inside(key), tensors.get(place + "mask"), saved.scale
     )
 

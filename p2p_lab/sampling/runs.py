@@ -76,7 +76,7 @@ class Run:
         model: The denoiser; None for a run loaded without one.
         model_name: Its name.
         made_by: Digest of its weights, if the run was read from a file (`models.identity`).
-        cache: Work of earlier edits of this run that later ones may share.
+        cache: Steps of earlier edits of this run that later ones may share.
     """
 
     prompt: Prompt

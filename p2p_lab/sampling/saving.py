@@ -108,9 +108,9 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
             _check_model(path, saved, model)
         # A copy: tensors in the file's own memory are unaligned, and products round otherwise.
         device = "cpu" if model is None else model.device
-        placed = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
-        placed |= {name: _named(placed, other) for name, other in saved.same.items()}
-        return unpack(saved.runs, placed, model, saved.model_name, saved.made_by)
+        on_device = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+        on_device |= {name: _named(on_device, other) for name, other in saved.same.items()}
+        return unpack(saved.runs, on_device, model, saved.model_name, saved.made_by)
     except DamagedError as error:
         raise ValueError(
             f"{path} is not a saved run, or it is damaged: {error}. Make the run again and save it."

@@ -24,7 +24,7 @@ from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import Frame, save_gif, save_strip
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.recipe import Recipe, recipe_of
-from p2p_lab.widgets.worker import Ticket
+from p2p_lab.widgets.worker import RequestToken
 
 MOST_FRAMES = 12
 
@@ -181,16 +181,16 @@ class EditPanel(Panel):
         with self.handling():
             self.controls.fill_desk(self.controls.wanted())
 
-        def job(ticket: Ticket) -> None:
+        def job(token: RequestToken) -> None:
             recipe, run = self.controls.wanted(), self.run
             again = self._given is None and recipe.another_source(run)
             self._paint(old=True, source_too=again)
             if again:
-                on_step = self.report(ticket, "Drawing the source")
-                run = recipe.generate(self.model, on_step=on_step, cancel=ticket)
-            on_step = self.report(ticket, "Editing")
-            edited = recipe.apply(run, on_step=on_step, cancel=ticket)
-            if ticket.newest:
+                on_step = self.report(token, "Drawing the source")
+                run = recipe.generate(self.model, on_step=on_step, cancel=token)
+            on_step = self.report(token, "Editing")
+            edited = recipe.apply(run, on_step=on_step, cancel=token)
+            if token.newest:
                 self.run, self.edited, self.recipe = run, edited, recipe
                 self._finished()
 

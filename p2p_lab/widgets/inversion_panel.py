@@ -20,7 +20,7 @@ from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import drop_box
 from p2p_lab.widgets.edit_panel import EditPanel
 from p2p_lab.widgets.panel import Panel
-from p2p_lab.widgets.worker import Ticket
+from p2p_lab.widgets.worker import RequestToken
 
 
 class InversionPanel(Panel):
@@ -124,17 +124,17 @@ class InversionPanel(Panel):
         """Invert the picture as the controls say; only the newest request is shown."""
         text, method = self.fields["text"].value, self.fields["method"].value
 
-        def job(ticket: Ticket) -> None:
+        def job(token: RequestToken) -> None:
             self._paint(old=True)
-            on_step = self.report(ticket, f"Inverting by {method}", draw=self._paint_preview)
-            self._invert(text, method, ticket, on_step=on_step, cancel=ticket)
+            on_step = self.report(token, f"Inverting by {method}", draw=self._paint_preview)
+            self._invert(text, method, token, on_step=on_step, cancel=token)
 
         self.request(job)
 
     def open_editor(self) -> None:
         """Open an edit panel on the newest inversion, with the target of the one before it."""
 
-        def job(ticket: Ticket) -> None:
+        def job(token: RequestToken) -> None:
             if self.run is None:
                 raise ValueError("There is nothing to edit yet. Press Invert first.")
             self.say("Opening the edit panel …")
@@ -142,14 +142,14 @@ class InversionPanel(Panel):
             same = before is not None and before.run.prompt.text == self.run.prompt.text
             target = before.edited.prompt.text if before is not None and same else None
             editor = EditPanel(source=self.run, target=target, threaded=self.worker.threaded)
-            if ticket.newest:
+            if token.newest:
                 self.editor, self._below.children = editor, (editor.box,)
                 self.say(f"Below is the edit panel on the inversion by {self.table[-1][0]}.")
 
         self.request(job)
 
     def _invert(
-        self, text: str, method: Method, ticket: Ticket | None = None, **watch: Any
+        self, text: str, method: Method, token: RequestToken | None = None, **watch: Any
     ) -> None:
         if self._image is None:
             raise ValueError("There is no picture yet. Choose one with the button above.")
@@ -161,7 +161,7 @@ class InversionPanel(Panel):
         run = invert(self.model, self._image, text, method=method, **self._settings, **watch)
         seconds = time.perf_counter() - started
         photo = load_image(self._image, run.size)
-        if ticket is None or ticket.newest:
+        if token is None or token.newest:
             self.run, self.photo = run, photo
             self.table.append((method, psnr(photo, run.image), seconds))
             self._paint()

@@ -18,7 +18,7 @@ from p2p_lab.figures import LabFigure, to_png
 from p2p_lab.sampling import Cancelled
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import key_guard
-from p2p_lab.widgets.worker import Ticket, Worker, in_kernel
+from p2p_lab.widgets.worker import RequestToken, Worker, in_kernel
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 PREVIEW_SECONDS = 0.25  # between two pictures of what is there so far
@@ -63,12 +63,12 @@ class Panel:
         """Write the status line."""
         self.status.value = style.status_html(message, error=error)
 
-    def request(self, job: Callable[[Ticket], None]) -> None:
+    def request(self, job: Callable[[RequestToken], None]) -> None:
         """Have the worker do something; what it does before stops.
 
         Errors end in the status line, and the panel stays usable.
         """
-        self.worker.submit(lambda ticket: self._do(job, ticket))
+        self.worker.submit(lambda token: self._do(job, token))
 
     def cancel(self) -> None:
         """Stop the running request after its present step."""
@@ -80,12 +80,12 @@ class Panel:
         return self.worker.wait(timeout)
 
     def report(
-        self, ticket: Ticket, what: str, *, draw: Callable[[Any], None] | None = None
+        self, token: RequestToken, what: str, *, draw: Callable[[Any], None] | None = None
     ) -> Callable[..., None]:
         """Return an `on_step` that moves the progress bar, and draws what is there so far.
 
         Args:
-            ticket: the request that is reported.
+            token: the request that is reported.
             what: what it does.
             draw: takes the picture so far, a few times a second; None draws nothing.
         """
@@ -93,7 +93,7 @@ class Panel:
 
         def on_step(step: int, total: int, preview: Callable[[], Any]) -> None:
             nonlocal drawn
-            if not ticket.newest:
+            if not token.newest:
                 return
             self.progress.max, self.progress.value = total, step + 1
             self.say(f"{what}: step {step + 1} of {total}")
@@ -103,20 +103,20 @@ class Panel:
 
         return on_step
 
-    def _do(self, job: Callable[[Ticket], None], ticket: Ticket) -> None:
+    def _do(self, job: Callable[[RequestToken], None], token: RequestToken) -> None:
         self._busy(True)
         try:
-            job(ticket)
+            job(token)
         except Cancelled as stopped:
-            if ticket.newest:
+            if token.newest:
                 self.say(f"{str(stopped).rstrip('.')}. The last finished picture is kept.")
                 self.after_failure()
         except Exception as error:  # whatever it is, it is shown and the panel stays usable
-            if ticket.newest:
+            if token.newest:
                 self.say(explain(error), error=True)
                 self.after_failure()
         finally:
-            if ticket.newest:
+            if token.newest:
                 self._busy(False)
 
     def _busy(self, busy: bool) -> None:

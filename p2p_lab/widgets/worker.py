@@ -1,6 +1,6 @@
 """One worker thread a panel: the newest request wins, and a running one stops between two steps.
 
-A request is a function of a `Ticket`. The ticket is the engine's cancel token, and says whether its
+A request is a function of a `RequestToken`: the engine's cancel token, which also says whether its
 request is still the newest, so that only the newest paints. Nothing is queued: a request that has
 not begun when a newer one comes is dropped. The thread lives only while there is work.
 """
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 
-class Ticket:
+class RequestToken:
     """Stand for one request: asked by the engine whether to stop, by the panel whether to paint."""
 
     def __init__(self, worker: Worker, number: int) -> None:
@@ -19,7 +19,7 @@ class Ticket:
         self._stop = threading.Event()
 
     def is_set(self) -> bool:
-        """Tell whether the request should stop; the engine's `cancel=` takes the ticket itself."""
+        """Tell whether the request should stop; the engine's `cancel=` takes the token itself."""
         return self._stop.is_set() or not self.newest
 
     def stop(self) -> None:
@@ -32,7 +32,7 @@ class Ticket:
         return self._number == self._worker.generation
 
 
-Job = Callable[[Ticket], None]
+Request = Callable[[RequestToken], None]
 
 
 class Worker:
@@ -48,24 +48,24 @@ class Worker:
         self._lock = threading.Lock()
         self._idle = threading.Event()
         self._idle.set()
-        self._pending: tuple[Ticket, Job] | None = None
-        self._current: Ticket | None = None
+        self._pending: tuple[RequestToken, Request] | None = None
+        self._current: RequestToken | None = None
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, request: Request) -> RequestToken:
         """Make this request the newest one; the one before it stops."""
         with self._lock:
             self.generation += 1
-            ticket = Ticket(self, self.generation)
+            token = RequestToken(self, self.generation)
             if not self.threaded:
-                self._current = ticket
+                self._current = token
             else:
-                self._pending = (ticket, job)
+                self._pending = (token, request)
                 if self._idle.is_set():
                     self._idle.clear()
                     threading.Thread(target=self._work, name="p2p_lab panel", daemon=True).start()
         if not self.threaded:
-            job(ticket)
-        return ticket
+            request(token)
+        return token
 
     def cancel(self) -> bool:
         """Stop what runs and drop what waits; return whether there was anything."""
@@ -87,9 +87,9 @@ class Worker:
                     self._current = None
                     self._idle.set()
                     return
-                (ticket, job), self._pending = self._pending, None
-                self._current = ticket
-            job(ticket)
+                (token, request), self._pending = self._pending, None
+                self._current = token
+            request(token)
 
 
 def in_kernel() -> bool:

@@ -13,7 +13,7 @@ from p2p_lab import Run
 
 
 @dataclass(frozen=True)
-class Painter:
+class FullPipeline:
     """Hold a model, and the stage that enlarges what it draws.
 
     Attributes:
@@ -25,7 +25,7 @@ class Painter:
     later: Any = None
 
     @classmethod
-    def open(cls, name: str | None) -> Painter:
+    def open(cls, name: str | None) -> FullPipeline:
         """Open a model by name or folder, with the later stage that its card names."""
         model = p2p_lab.load(name)
         stage = model.card.raw.get("later_stage")

@@ -14,7 +14,7 @@ from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.runs import Run
 
 
-def placed(plan: EditPlan, sources: Sequence[Run]) -> EditPlan:
+def resolve_move_masks(plan: EditPlan, sources: Sequence[Run]) -> EditPlan:
     """Return the plan with each move's region filled in, one for each source.
 
     A region is where the source's mean map of the word lies above the move's threshold, at the

@@ -3,7 +3,7 @@
     npm pack @iconify-json/noto@1.2.9 && mkdir noto && tar xzf iconify-json-noto-*.tgz -C noto
     pip download --no-deps scikit-image==0.26.0 && unzip scikit_image-*.whl 'skimage/data/*'
     pip install resvg-py
-    python tools/build_outside.py --art . --out p2p_lab/assets/outside
+    python tools/build_examples.py --art . --out p2p_lab/assets/examples
 
 No model of this project is trained on either source. The emoji stand before places of the scene
 world; the photographs are cut square and shrunk.
@@ -88,10 +88,10 @@ def save(picture: Image.Image, path: Path, prompt: str, origin: str) -> dict[str
 
 
 def main() -> None:
-    """Write the pictures and `outside.json` to the folder named by `--out`."""
+    """Write the pictures and `examples.json` to the folder named by `--out`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--art", type=Path, required=True, help="folder of noto/ and skimage/")
-    parser.add_argument("--out", type=Path, default=Path("p2p_lab/assets/outside"))
+    parser.add_argument("--out", type=Path, default=Path("p2p_lab/assets/examples"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     entries = {}
@@ -102,7 +102,7 @@ def main() -> None:
         picture = cut_photograph(options.art / "skimage" / "data" / file, box)
         entries[name] = save(picture, options.out / f"{name}.jpg", prompt, origin)
     listed = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
-    (options.out / "outside.json").write_text(listed, encoding="utf-8")
+    (options.out / "examples.json").write_text(listed, encoding="utf-8")
     print(f"{len(entries)} pictures")
 
 

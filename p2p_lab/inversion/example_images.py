@@ -15,16 +15,16 @@ from p2p_lab.inversion.pictures import PictureError, load_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "outside"
+_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "examples"
 _SIDE = 256
 
 
-def list_outside() -> dict[str, str]:
+def list_example_images() -> dict[str, str]:
     """List the pictures' names with what each one shows."""
     return {name: entry["prompt"] for name, entry in _entries().items()}
 
 
-def open_outside(name: str, size: int = _SIDE) -> Image:
+def open_example_image(name: str, size: int = _SIDE) -> Image:
     """Open one of the pictures, RGB, `size` pixels a side.
 
     Raises:
@@ -40,6 +40,6 @@ def open_outside(name: str, size: int = _SIDE) -> Image:
 
 def _entries() -> dict[str, dict[str, str]]:
     entries: dict[str, dict[str, str]] = json.loads(
-        (_FOLDER / "outside.json").read_text(encoding="utf-8")
+        (_FOLDER / "examples.json").read_text(encoding="utf-8")
     )
     return entries

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scores:
+class QueryKey:
     """Hold queries and keys: a softmax that has not been computed yet.
 
     Queries and keys take less memory than the probabilities they make, so this is also what the
@@ -37,7 +37,7 @@ class Scores:
             scores = scores + self.mask.to(wide)
         return scores.softmax(dim=-1)
 
-    def to(self, device: torch.device) -> Scores:
+    def to(self, device: torch.device) -> QueryKey:
         """Return the same on a device."""
         mask = None if self.mask is None else self.mask.to(device)
-        return Scores(self.query.to(device), self.key.to(device), mask, self.scale)
+        return QueryKey(self.query.to(device), self.key.to(device), mask, self.scale)

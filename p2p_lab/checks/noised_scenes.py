@@ -15,11 +15,11 @@ from p2p_lab.sampling import make_schedule, noise_of
 from p2p_lab.scenes import Scene, caption, render, sample_scene
 from p2p_lab.tokens import Prompt
 
-LOOK_STEP, LOOK_STEPS = 8, 20
+NOISED_STEP, NOISED_STEPS = 8, 20
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class NoisedScene:
     """Hold what the model needs for one look at a drawn scene, and the truth.
 
     Attributes:
@@ -44,7 +44,7 @@ class Look:
 
 
 @torch.no_grad()
-def look_at(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Look:
+def noise_scene(model: Denoiser, scene: Scene, *, phrase: bool = False) -> NoisedScene:
     """Draw a scene, add the noise of step 8 of 20, and keep its truth: z = √ᾱ z_0 + √(1−ᾱ) ε.
 
     Args:
@@ -55,15 +55,15 @@ def look_at(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Look:
     size = (model.defaults.height, model.defaults.width)
     drawn, said = render(scene, size[0]), caption(scene)
     clean = model.encode(drawn.images.to(model.device, model.dtype))  # (1, C, h, w)
-    schedule = make_schedule(model.scheduler_config, "ddim", LOOK_STEPS)
-    level, noise = schedule.alpha_bar[LOOK_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
+    schedule = make_schedule(model.scheduler_config, "ddim", NOISED_STEPS)
+    level, noise = schedule.alpha_bar[NOISED_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
     prompt = model.prompt(said.text)
     named = next(p for p in said.phrases if p.kind == "object")
     first = next((p for p in said.phrases if phrase and p.kind == "attribute"), named)
     word = said.text[first.start : named.end]
-    return Look(
+    return NoisedScene(
         latents=level**0.5 * clean + (1 - level) ** 0.5 * noise.to(clean),
-        t=schedule.timesteps[LOOK_STEP],
+        t=schedule.timesteps[NOISED_STEP],
         conditioning=model.encode_prompt(prompt, size),
         prompt=prompt,
         word=word,
@@ -73,9 +73,9 @@ def look_at(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Look:
     )
 
 
-def draw_look(seed: int, *, phrase: bool) -> Look:
+def draw_noised_scene(seed: int, *, phrase: bool) -> NoisedScene:
     """Draw a look of the bundled model at a scene: at an object, or at one with an attribute."""
-    return look_at(bundled(), draw_scenes(seed, 1, _has_attribute if phrase else None)[0],
+    return noise_scene(bundled(), draw_scenes(seed, 1, _has_attribute if phrase else None)[0],
                    phrase=phrase)  # fmt: skip
 
 

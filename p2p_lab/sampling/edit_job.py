@@ -1,4 +1,4 @@
-"""One edit at work: rows, texts, the loop, and the steps it shares with earlier edits.
+"""One edit at work: rows, conditioning, the loop, and the steps it shares with earlier edits.
 
 Rows are [negatives, targets] with tapes and [negatives, sources, targets] without.
 """
@@ -10,14 +10,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, Controller, ControllerState, Rows, Site
+from p2p_lab.attention import AttentionTape, BatchSlices, Controller, ControllerState, Site
 from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling.loop import Texts, Watch, bar, check_finite, session, walk
-from p2p_lab.sampling.memory import new_tapes
-from p2p_lab.sampling.placing import encode_target, placed
+from p2p_lab.sampling.loop import (
+    GuidedConditioning,
+    RunCallbacks,
+    bar,
+    check_finite,
+    denoise,
+    session,
+)
+from p2p_lab.sampling.move_masks import encode_target, resolve_move_masks
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings
+from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
 
 CACHE_BYTES = 256 * 2**20
@@ -25,7 +32,7 @@ CACHED_EDITS = 2
 
 
 @dataclass(eq=False)
-class Memory:
+class EditCacheEntry:
     """Keep an edit's steps for the next edit of the same source.
 
     Attributes:
@@ -56,7 +63,7 @@ class Memory:
 
 
 @dataclass(eq=False)
-class Work:
+class EditJob:
     """Do one edit of a batch of sources, whose settings were checked before.
 
     Attributes:
@@ -87,42 +94,55 @@ class Work:
         """Tell the number of pictures B."""
         return len(self.sources)
 
-    def run(self, *, reuse: bool, watch: Watch, note: str) -> list[Run]:
+    def run(self, *, reuse: bool, callbacks: RunCallbacks, note: str) -> list[Run]:
         """Run the edit and freeze what came out."""
         keep = self._tapes_to_write()
-        texts = self._texts()
+        conditioning = self._conditioning()
         controller = Controller(
             self.sites,
-            self._rows(texts),
-            plan=placed(self.plan, self.sources),
+            self._rows(conditioning),
+            plan=resolve_move_masks(self.plan, self.sources),
             tapes=self.tapes,
             keep=keep,
             record=self.settings.record != "none",
         )
         share = reuse and not keep and not self.joint and self.count == 1
-        first, path, states = self._resume(controller) if share else self._start()
+        first, history, states = self._resume(controller) if share else self._start()
         with session(self.model, controller, self.sites):
-            path = self._walk(controller, texts, path, states if share else None, first, watch)
-            pixels = self.model.decode(path[-1])
-            check_finite(pixels, float(path[0].abs().max()), texts, controller, "while decoding")
+            history = self._denoise(
+                controller,
+                conditioning,
+                history,
+                states if share else None,
+                first,
+                callbacks,
+            )
+            pixels = self.model.decode(history[-1])
+            check_finite(
+                pixels,
+                float(history[0].abs().max()),
+                conditioning,
+                controller,
+                "while decoding",
+            )
         if share:
-            self._remember(path, states)
-        return self._results(controller, path, pixels, note)
+            self._remember(history, states)
+        return self._results(controller, history, pixels, note)
 
-    def _walk(
+    def _denoise(
         self,
         controller: Controller,
-        texts: Texts,
-        path: list[Tensor],
+        conditioning: GuidedConditioning,
+        history: list[Tensor],
         states: list[ControllerState] | None,
         first: int,
-        watch: Watch,
+        callbacks: RunCallbacks,
     ) -> list[Tensor]:
         """Run the steps from `first`, and return the target's latents after each, (B, C, h, w)."""
         count, pinned = self.count, self.sources[0].trajectory.pinned
         measured = self._stacked("latents")
         assert measured is not None
-        start = path[-1]
+        start = history[-1]
         latents = torch.cat([measured[first], start]) if self.joint else start
 
         def after_step(step: int, z: Tensor) -> Tensor:
@@ -133,27 +153,29 @@ class Work:
             return torch.cat([before, new]) if self.joint else new
 
         noise = self._stacked("noise_maps")
-        steps = walk(
+        steps = denoise(
             self.model,
             self.settings.schedule,
             latents,
-            texts,
+            conditioning,
             controller,
             after_step=after_step,
             first=first,
             noise_maps=torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise,
-            watch=watch,
+            callbacks=callbacks,
         )
-        return path + [z[-count:] for z in bar(steps, self.plan.steps - first, show=watch.progress)]
+        return history + [
+            z[-count:] for z in bar(steps, self.plan.steps - first, show=callbacks.progress)
+        ]
 
-    def _texts(self) -> Texts:
+    def _conditioning(self) -> GuidedConditioning:
         """Encode the rows' texts: the targets', after the sources' in a joint run."""
         model, settings, source = self.model, self.settings, self.sources[0]
         positive = encode_target(model, self.plan, settings.size).expand(self.count)
         negative = model.encode_negative(source.negative, settings.size).expand(self.count)
         steps = self._stacked("negative_embeds")
         if not self.joint:
-            return Texts(positive, negative, settings.guidance_scale, steps)
+            return GuidedConditioning(positive, negative, settings.guidance_scale, steps)
         own = model.encode_prompt(source.prompt, settings.size).expand(self.count)
         scale: float | Tensor = settings.guidance_scale
         if source.guidance_scale != scale:
@@ -163,18 +185,18 @@ class Work:
                 .to(positive.tokens)
                 .view(-1, 1, 1, 1)
             )
-        return Texts(
+        return GuidedConditioning(
             Conditioning.stack([own, positive]),
             Conditioning.stack([negative, negative]),
             scale,
             None if steps is None else torch.cat([steps, steps], dim=1),
         )
 
-    def _rows(self, texts: Texts) -> Rows:
-        n, offset = self.count, texts.positive.tokens.shape[0] if texts.guided else 0
+    def _rows(self, conditioning: GuidedConditioning) -> BatchSlices:
+        n, offset = self.count, conditioning.positive.tokens.shape[0] if conditioning.guided else 0
         if not self.joint:
-            return Rows(target=slice(offset, offset + n))
-        return Rows(slice(offset, offset + n), slice(offset + n, offset + 2 * n))
+            return BatchSlices(target=slice(offset, offset + n))
+        return BatchSlices(slice(offset, offset + n), slice(offset + n, offset + 2 * n))
 
     def _stacked(self, name: str) -> Tensor | None:
         """Put one tensor of all sources' trajectories side by side: axis 1 counts pictures."""
@@ -194,25 +216,25 @@ class Work:
         """Start where this plan parts from the earlier edit that shares most steps with it."""
         settings, source = self.settings, self.sources[0]
         start = source.trajectory.start
-        memories: list[Memory] = source.cache.get("edits", [])
+        entries: list[EditCacheEntry] = source.cache.get("edits", [])
         best, steps = None, start
-        for memory in memories:
-            shared = memory.shared(self.plan, settings.guidance_scale, settings.record)
+        for entry in entries:
+            shared = entry.shared(self.plan, settings.guidance_scale, settings.record)
             if shared > steps:
-                best, steps = memory, shared
+                best, steps = entry, shared
         if best is None:
             return self._start()
         states = best.states[: steps - start]
         controller.state = states[-1].copy()
         return steps, best.latents[: steps + 1], list(states)
 
-    def _remember(self, path: list[Tensor], states: list[ControllerState]) -> None:
+    def _remember(self, history: list[Tensor], states: list[ControllerState]) -> None:
         """Keep this edit's steps with the source, the newest first, if they are not too large."""
         if sum(state.nbytes for state in states) > CACHE_BYTES:
             return
         settings, cache = self.settings, self.sources[0].cache
-        memory = Memory(self.plan, settings.guidance_scale, settings.record, path, states)
-        cache["edits"] = [memory, *cache.get("edits", [])][:CACHED_EDITS]
+        entry = EditCacheEntry(self.plan, settings.guidance_scale, settings.record, history, states)
+        cache["edits"] = [entry, *cache.get("edits", [])][:CACHED_EDITS]
 
     def _tapes_to_write(self) -> list[AttentionTape]:
         if self.settings.record != "tape":
@@ -228,7 +250,7 @@ class Work:
     def _results(
         self,
         controller: Controller,
-        path: list[Tensor],
+        history: list[Tensor],
         pixels: Tensor,
         note: str,
     ) -> list[Run]:
@@ -241,7 +263,9 @@ class Work:
                 prompt=self.target,
                 pixels=pixels[b].cpu(),
                 trajectory=replace(
-                    source.trajectory, latents=torch.stack([z[b] for z in path]), pinned=False
+                    source.trajectory,
+                    latents=torch.stack([z[b] for z in history]),
+                    pinned=False,
                 ),
                 guidance_scale=settings.guidance_scale,
                 attention=stores[b] if recorded else None,

@@ -9,23 +9,23 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, Controller, Rows, Site, find_sites
+from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, find_sites
 from p2p_lab.models import Denoiser
 from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.loop import (
     CancelToken,
+    GuidedConditioning,
     OnStep,
-    Texts,
-    Watch,
+    RunCallbacks,
     bar,
     check_finite,
+    denoise,
     session,
-    walk,
 )
-from p2p_lab.sampling.memory import new_tapes
 from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
+from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
 
 
@@ -122,7 +122,7 @@ def generate(
     prompt = model.prompt(text)
     settings = Settings.of(model, steps, guidance_scale, size, record, sampler)
     alone, seeds = seeds_of(seed)
-    work = _Plain(
+    job = GenerateJob(
         model=model,
         prompt=prompt,
         negative=negative,
@@ -132,7 +132,7 @@ def generate(
         self_maps=self_maps,
         tape_budget=tape_budget,
     )
-    runs = work.run(Watch(on_step, cancel, progress))
+    runs = job.run(RunCallbacks(on_step, cancel, progress))
     return runs[0] if alone else runs
 
 
@@ -147,7 +147,7 @@ def seeds_of(seed: Any) -> tuple[bool, list[int]]:
 
 
 @dataclass(eq=False)
-class _Plain:
+class GenerateJob:
     """Do one call of `generate`, whose settings were checked before."""
 
     model: Denoiser
@@ -159,33 +159,34 @@ class _Plain:
     self_maps: bool
     tape_budget: int | None
 
-    def run(self, watch: Watch) -> list[Run]:
+    def run(self, callbacks: RunCallbacks) -> list[Run]:
+        """Draw the pictures and freeze what was recorded."""
         model, settings, count = self.model, self.settings, len(self.seeds)
         sites = find_sites(model.module, settings.latent_shape[1:])
         offset = count if settings.guidance_scale > 1 else 0
         controller = Controller(
             sites,
-            Rows(source=slice(offset, offset + count)),
+            BatchSlices(source=slice(offset, offset + count)),
             keep=self._tapes(sites),
             record=settings.record != "none",
             record_self=self.self_maps and settings.record != "none",
         )
         latents = self.noise.to(model.device, model.dtype) * settings.schedule.initial_scale
         with session(model, controller, sites):
-            steps = walk(
+            steps = denoise(
                 model,
                 settings.schedule,
                 latents,
-                self._texts(),
+                self._conditioning(),
                 controller,
                 after_step=lambda _, z: controller.end_step(z, None),
-                watch=watch,
+                callbacks=callbacks,
             )
-            path = [latents, *bar(steps, settings.steps, show=watch.progress)]
-            pixels = model.decode(path[-1])
+            history = [latents, *bar(steps, settings.steps, show=callbacks.progress)]
+            pixels = model.decode(history[-1])
             begun = float(self.noise.abs().max())
-            check_finite(pixels, begun, self._texts(), controller, "while decoding")
-        return self._results(controller, path, pixels)
+            check_finite(pixels, begun, self._conditioning(), controller, "while decoding")
+        return self._results(controller, history, pixels)
 
     def _tapes(self, sites: dict[str, Site]) -> list[AttentionTape]:
         settings, count = self.settings, len(self.seeds)
@@ -194,22 +195,22 @@ class _Plain:
         budget = self.tape_budget
         return new_tapes(self.model, sites, settings.steps, pictures=count, budget=budget)
 
-    def _texts(self) -> Texts:
+    def _conditioning(self) -> GuidedConditioning:
         count, size = len(self.seeds), self.settings.size
-        return Texts(
+        return GuidedConditioning(
             self.model.encode_prompt(self.prompt, size).expand(count),
             self.model.encode_negative(self.negative, size).expand(count),
             self.settings.guidance_scale,
         )
 
-    def _results(self, controller: Controller, path: list[Tensor], pixels: Tensor) -> list[Run]:
+    def _results(self, controller: Controller, history: list[Tensor], pixels: Tensor) -> list[Run]:
         model, settings, tapes = self.model, self.settings, controller.keep
         stores = controller.stores(self.prompt, model.card.map_sites)
         return [
             Run(
                 prompt=self.prompt,
                 pixels=pixels[b].cpu(),
-                trajectory=Trajectory(torch.stack([z[b] for z in path])),
+                trajectory=Trajectory(torch.stack([z[b] for z in history])),
                 negative=self.negative,
                 seed=seed,
                 guidance_scale=settings.guidance_scale,
