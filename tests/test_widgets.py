@@ -583,7 +583,7 @@ def test_a_recipe_with_a_field_of_another_kind_is_refused(name: str) -> None:
 def test_text_in_copied_code_is_only_text(text: str) -> None:
     recipe = Recipe(text, text, model=text, negative=text, blend=(text, text))
     code = recipe.to_code([Reweight(text, 2.0)])
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.AttentionCall)]
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     assert sorted(ast.unparse(call.func) for call in calls) == sorted(
         ["load", "generate", "edit", "Reweight"]
     )
@@ -902,9 +902,9 @@ def test_uploads_of_both_versions_are_read() -> None:
 # ipywidgets 7.7.1
 
 
-def calls(path: Path) -> Iterator[ast.AttentionCall]:
+def calls(path: Path) -> Iterator[ast.Call]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.AttentionCall) and isinstance(node.func, ast.Attribute):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = node.func.value
             if isinstance(owner, ast.Name) and owner.id == "widgets":
                 yield node
