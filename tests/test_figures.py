@@ -64,12 +64,19 @@ def test_every_figure_has_alternative_text_and_carries_it_into_its_png(prompts) 
         assert saved.info["Description"] == text, name
 
 
-def test_a_notebook_gets_the_picture_with_its_alternative_text(prompts) -> None:
-    figure = figures.show_alignment(align_words(*prompts))
-    data, metadata = figure._repr_mimebundle_()
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert data["text/plain"] == f"Figure: {figures.alt_text(figure)}"
-    assert metadata["image/png"]["alt"] == figures.alt_text(figure)
+def test_the_alternative_text_of_every_figure_is_in_the_page_of_an_export(prompts) -> None:
+    from bs4 import BeautifulSoup
+    from nbconvert import HTMLExporter
+    from nbformat import v4
+
+    drawn = list(all_figures(prompts).values())
+    drawn[0].alt += ' It says "cat" & <b>.'
+    outputs = [v4.new_output("execute_result", data=one._repr_mimebundle_()) for one in drawn]
+    cells = [v4.new_code_cell("figure", outputs=[one]) for one in outputs]
+    page, _ = HTMLExporter().from_notebook_node(v4.new_notebook(cells=cells))
+    shown = BeautifulSoup(page, "html.parser").select(".jp-OutputArea-output img")
+    assert [one["alt"] for one in shown] == [figures.alt_text(one) for one in drawn]
+    assert all(one["src"].startswith("data:image/png;base64,iVBOR") for one in shown)
 
 
 def test_the_room_does_not_import_pyplot_so_nothing_stays_open() -> None:
@@ -117,8 +124,9 @@ def test_the_drawn_plan_is_its_gains_on_one_stated_range(prompts) -> None:
     left, right = (ax.images[0] for ax in figure.axes[:2])
     assert np.allclose(left.get_array(), plan.source_gain[:, :end].T)
     assert np.allclose(right.get_array(), plan.target_gain[:, :end].T)
-    assert left.get_clim() == right.get_clim() == (-2.0, 1.0)
-    assert "gain, -2 … 1" in texts(figure)
+    assert left.get_clim() == right.get_clim() == (-2.0, 2.0)
+    assert "gain, -2 … 2, white is 0" in texts(figure)
+    assert left.cmap(left.norm(0.0))[:3] == pytest.approx((1, 1, 1), abs=0.04)
     assert "local blend in steps 2 to 7" in figures.alt_text(figure)
 
 
@@ -297,3 +305,42 @@ def test_a_run_without_masks_or_model_is_refused_with_a_sentence(sd32) -> None:
         figures.show_blend(run)
     with pytest.raises(ValueError, match="without"):
         figures.show_trajectory(replace(run, model=None))
+
+
+def extents(figure):
+    """Boxes of all titles, in parts of the figure."""
+    figures.to_png(figure)  # lays it out as a file gets it
+    whole = figure.bbox
+    titles = [ax.title for ax in figure.axes if ax.title.get_text()]
+    for box in (title.get_window_extent() for title in titles):
+        yield (
+            box.x0 / whole.width,
+            box.y0 / whole.height,
+            box.x1 / whole.width,
+            (box.y1 / whole.height),
+        )
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 12])
+def test_many_pictures_wrap_and_no_title_is_cut_or_laid_over_another(count: int) -> None:
+    long = (
+        "a very long prompt of a cat on the grass · τ cross 0.8, τ self 0.4, × -1.5 donaudampf" * 2
+    )
+    figure = figures.show_pictures([picture()] * count, [f"{long} {i}" for i in range(count)])
+    assert figure.get_figwidth() <= 5 * 2.3 + 0.01
+    boxes = list(extents(figure))
+    assert len(boxes) == count
+    for left, low, right, high in boxes:
+        assert left >= 0 and low >= 0 and right <= 1 and high <= 1
+    for i, one in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            apart = one[2] <= other[0] or other[2] <= one[0]
+            assert apart or one[3] <= other[1] or other[3] <= one[1]
+
+
+@pytest.mark.parametrize("side", [24, 96, 100, 256])
+def test_a_gif_has_the_side_that_is_asked_for(side: int) -> None:
+    with Image.open(io.BytesIO(figures.to_gif([np.ones((18, 24, 3))], side=side))) as gif:
+        assert gif.size == (side, round(side * 3 / 4))
+    with Image.open(io.BytesIO(figures.to_gif([picture()], side=8))) as gif:
+        assert gif.size == (24, 24)  # never made smaller

@@ -25,6 +25,7 @@ REASON = re.compile(r"^\s*# (skipped|not compared|fails on purpose):? \S", re.M)
 ABSOLUTE = re.compile(
     r"(?<![\w.:/<~$\\\-*)\]}])(?:/[A-Za-z_][\w.\-]*){2,}|\b[A-Z]:\\\w|/(?:home|root)\b"
 )
+HTML_PICTURE = re.compile(r"<img\b[^>]*>")
 MARKDOWN_PICTURE = re.compile(r"!\[(?P<alt>[^\]]*)\]\(|<img\b(?P<tag>[^>]*)>")
 
 Cell = Any
@@ -135,6 +136,9 @@ def alternatives(notebook: Notebook) -> Iterator[str]:
             if not alt:
                 yield f"{_first(cell)} shows a picture without alternative text."
         for output in cell.get("outputs", ()):
+            for tag in HTML_PICTURE.findall(str(output.get("data", {}).get("text/html", ""))):
+                if not re.search(r'\balt="[^"]{10,}"', tag):
+                    yield f"the picture of {_first(cell)} has no alternative text."
             if "image/png" not in output.get("data", {}):
                 continue
             alt = output.metadata.get("image/png", {}).get("alt", "")

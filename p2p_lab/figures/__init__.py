@@ -6,7 +6,7 @@ uniform colour map with its range written on it, and its numbers beside the pict
 no algorithm: what it draws was computed elsewhere.
 """
 
-from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, to_png
+from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, picture_html, to_png
 from p2p_lab.figures.animation import frame_changes, show_frames, to_gif
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
 from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
@@ -21,6 +21,7 @@ __all__ = [
     "alt_text",
     "frame_changes",
     "overlay",
+    "picture_html",
     "show_alignment",
     "show_blend",
     "show_cost",

@@ -6,6 +6,8 @@ may draw. A notebook shows a figure that is the last line of a cell.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 import textwrap
@@ -21,6 +23,7 @@ from matplotlib.ticker import FixedFormatter
 from numpy.typing import NDArray
 
 CMAP = "viridis"  # perceptually uniform, and its lightness still rises when printed in grey
+DIVERGING = "RdBu_r"  # white at 0, for gains that go below it
 DPI = 100
 SMALL, NORMAL = 8.0, 9.5  # points
 TITLE_WIDTH = 26  # letters before a title is broken
@@ -38,10 +41,10 @@ class LabFigure(Figure):
         as_written(self)
         super().draw(renderer)
 
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the picture, its alternative text as plain text and as metadata."""
-        text = f"Figure: {self.alt}"
-        return {"image/png": to_png(self), "text/plain": text}, {"image/png": {"alt": self.alt}}
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """Return the picture in HTML, where alone its `alt` reaches a reader, and as plain text."""
+        shown = picture_html(to_png(self), self.alt)
+        return {"text/html": shown, "text/plain": f"Figure: {self.alt}"}
 
 
 Drawn = Figure | Axes
@@ -58,8 +61,21 @@ def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG bytes, its alternative text in the file's Description."""
     buffer = io.BytesIO()
     about = {"Description": alt_text(figure), "Software": None}
+    figure.draw_without_rendering()  # titles of many lines get their room in a second layout
     figure.savefig(buffer, format="png", metadata=about)
     return buffer.getvalue()
+
+
+def picture_html(png: bytes, alt: str) -> str:
+    """Return a picture as HTML with its alternative text.
+
+    JupyterLab and the HTML export show an `image/png` without `alt`, whatever its metadata say.
+    """
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}" '
+        'style="max-width: 100%; height: auto">'
+    )
 
 
 def _owner(drawn: Drawn) -> Any:

@@ -27,7 +27,7 @@ def to_gif(pictures: Sequence[Any], *, seconds: float = 0.2, side: int = SIDE) -
     Args:
         pictures: Runs, PIL, numpy or torch, all of one size.
         seconds: how long each is shown.
-        side: small pictures are enlarged to about this many pixels, by whole factors.
+        side: smaller pictures are enlarged until their longer side has this many pixels.
 
     Raises:
         ValueError: when there are no pictures, or no time to look at them.
@@ -78,5 +78,6 @@ def frame_changes(pictures: Sequence[Any]) -> list[float]:
 
 def _enlarged(picture: Any, side: int) -> Image.Image:
     image = Image.fromarray((to_array(picture) * 255).round().astype(np.uint8))
-    factor = max(1, side // max(image.size))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    factor = max(1.0, side / max(image.size))
+    size = (round(image.width * factor), round(image.height * factor))
+    return image.resize(size, Image.Resampling.BICUBIC)

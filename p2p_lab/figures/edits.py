@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -119,14 +120,27 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def show_pictures(pictures: Sequence[Picture], titles: Sequence[str] = ()) -> LabFigure:
-    """Draw pictures in one row, with their titles (by default the prompts of Runs)."""
+def show_pictures(
+    pictures: Sequence[Picture], titles: Sequence[str] = (), *, columns: int = 5
+) -> LabFigure:
+    """Draw pictures side by side, with their titles (by default the prompts of Runs).
+
+    Args:
+        pictures: Runs or pictures.
+        titles: one for each.
+        columns: at most this many in a row; rows are filled evenly.
+
+    Raises:
+        ValueError: when there are no pictures, or not as many titles.
+    """
     names = list(titles) or [_text(p) for p in pictures]
     if len(names) != len(pictures) or not names:
         raise ValueError(f"Give one title a picture, got {len(pictures)} and {len(names)}.")
+    rows = math.ceil(len(names) / max(1, columns))
+    wide = math.ceil(len(names) / rows)
     lines = max(len(textwrap.wrap(name, TITLE_WIDTH)) for name in names)
-    figure = new_figure(2.3 * len(pictures), 2.36 + 0.2 * lines)
+    figure = new_figure(2.3 * wide, (2.36 + 0.2 * lines) * rows)
     for i, (picture, title) in enumerate(zip(pictures, names, strict=True)):
-        show_picture(figure.add_subplot(1, len(pictures), i + 1), picture, title)
+        show_picture(figure.add_subplot(rows, wide, i + 1), picture, title)
     describe(figure, "Pictures side by side: " + "; ".join(n or "untitled" for n in names) + ".")
     return figure

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from p2p_lab.figures._style import (
     CMAP,
+    DIVERGING,
     NORMAL,
     SMALL,
     Drawn,
@@ -93,15 +94,19 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
     names = [str(j) for j in range(shown)] if target is None else list(target.pieces[:shown])
     low = min(0.0, *(float(g[:, :shown].min()) for g in gains))
     high = max(1.0, *(float(g[:, :shown].max()) for g in gains))
+    colours = CMAP
+    if low < 0:  # then 0, "switched off", has a colour of its own: white, in the middle
+        colours, high = DIVERGING, max(-low, high)
+        low = -high
     figure = new_figure(9.5, 1.9 + 0.2 * shown)
     grid = figure.subplots(2, 2, sharex=True, height_ratios=[shown, 2.6])
     titles = ("gain of the source's map", "gain of the target's own map")
     for ax, gain, title in zip(grid[0], gains, titles, strict=True):
-        image = ax.imshow(gain[:, :shown].T, cmap=CMAP, vmin=low, vmax=high, aspect="auto")
+        image = ax.imshow(gain[:, :shown].T, cmap=colours, vmin=low, vmax=high, aspect="auto")
         ax.set_title(title, fontsize=NORMAL)
         _ticks(ax.yaxis, names if ax is grid[0][0] else [])
     bar = figure.colorbar(image, ax=grid[0], pad=0.01)
-    bar.set_label(f"gain, {low:g} … {high:g}", fontsize=SMALL)
+    bar.set_label(f"gain, {low:g} … {high:g}{', white is 0' if low < 0 else ''}", fontsize=SMALL)
     spans = _spans(plan, steps)
     for ax in grid[1]:
         _draw_spans(ax, spans, steps)

@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from p2p_lab.figures import LabFigure, to_png
+from p2p_lab.figures import LabFigure, picture_html, to_png
 from p2p_lab.sampling import Cancelled
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import key_guard
@@ -139,17 +139,16 @@ class Panel:
         """Return the panel's static form."""
         raise NotImplementedError
 
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """Return widget, picture and text together; the notebook takes the best it can show."""
         data: dict[str, Any] = {"text/plain": repr(self)}
-        about: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # a panel without pictures yet is still shown
             figure = self.figure()
-            data["image/png"], about["image/png"] = to_png(figure), {"alt": figure.alt}
+            data["text/html"] = picture_html(to_png(figure), figure.alt)
         model_id = getattr(self.box, "model_id", None)
         if model_id:
             data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
-        return data, about
+        return data
 
 
 def _leave_words_to_the_status_line() -> None:
