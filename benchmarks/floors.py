@@ -43,6 +43,15 @@ def lowest() -> str:
     return "\n".join([*lines, pinned[0]]) + "\n"
 
 
+def floor_of(name: str) -> str:
+    """Return a requirement with its floor, as pyproject.toml has it."""
+    import tomllib
+
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["project"]["dependencies"]
+    return next(line for line in listed if re.match(rf"{name}\W", line))
+
+
 def examine(folder: Path) -> dict[str, Any]:
     """Install the floors into a new environment there and return what doctor says."""
     wanted = folder / "floors.txt"
@@ -53,11 +62,17 @@ def examine(folder: Path) -> dict[str, Any]:
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", wanted], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", ROOT], check=True)
     seconds = time.perf_counter() - started
+    left_out = f"torch, which is that of constraints.txt in place of {floor_of('torch')}"
     said = subprocess.run(
         [python, "-m", "p2p_lab", "doctor", "--json"], cwd=folder, capture_output=True, text=True
     )
     found: dict[str, Any] = json.loads(said.stdout.splitlines()[-1]) if said.stdout else {}
-    return {"install_seconds": round(seconds), "stderr": said.stderr[-2000:], **found}
+    return {
+        "install_seconds": round(seconds),
+        "left out": left_out,
+        "stderr": said.stderr[-2000:],
+        **found,
+    }
 
 
 def main() -> int:
