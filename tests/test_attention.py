@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -743,26 +744,84 @@ def test_a_tap_in_one_thread_does_not_touch_another_thread(sd: Family) -> None:
     assert len(seen) == len(sites)
 
 
-def test_an_interrupt_while_processors_are_put_back_leaves_none_behind(
+def interrupted_at(late: int, files: tuple[str, ...]) -> Callable[..., Any]:
+    """Return a trace that presses Ctrl-C at the moment of that number in these files."""
+    moments = [0]
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        moments[0] += 1
+        if moments[0] == late:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_at_any_moment_leaves_a_model_that_can_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from diffusers.models.attention_processor import Attention
-
+    """Also before the first line of the way out, when nothing can be put back any more."""
+    from p2p_lab.attention import attaching
     from tests.conftest import tiny_unet
 
     unet = tiny_unet()
-    sites, usual = find_sites(unet, (16, 16)), Attention.set_processor
-    before, calls = dict(unet.attn_processors), [0]
-    for late in range(1, 2 * len(sites) + 1):  # while they are put in, and while they are put back
+    sites = dict(list(find_sites(unet, (16, 16)).items())[:1])
+    for slow in ("_compiled", "_refuse_backend"):  # they look around, and put nothing in
+        monkeypatch.setattr(attaching, slow, lambda _: False)
+    before, late, left_behind = dict(unet.attn_processors), 0, 0
+    traces = "attention/attaching.py", "models/attention_processor.py"
+    while True:
+        late += 1
+        try:
+            sys.settrace(interrupted_at(late, traces))
+            with attached(unet, Controller(sites, BOTH), sites):
+                raise ZeroDivisionError
+        except KeyboardInterrupt as pressed:
+            kept = pressed  # a notebook keeps the last traceback, and all that it holds
+        except ZeroDivisionError:
+            break
+        finally:
+            sys.settrace(None)
+        left_behind += any(unet.attn_processors[n] is not one for n, one in before.items())
+        with attached(unet, Controller(sites, BOTH), sites):
+            pass
+        assert all(unet.attn_processors[n] is one for n, one in before.items()), (late, kept)
+    assert late > 30 and left_behind
 
-        def pressed(self: Any, processor: Any, late: int = late) -> None:
-            calls[0] += 1
-            if calls[0] == late:
-                raise KeyboardInterrupt
-            usual(self, processor)
 
-        calls[0] = 0
-        monkeypatch.setattr(Attention, "set_processor", pressed)
-        with pytest.raises(KeyboardInterrupt), attached(unet, Controller(sites, BOTH), sites):
-            raise KeyboardInterrupt
-        assert all(unet.attn_processors[name] is one for name, one in before.items()), late
+def test_what_an_interrupt_left_behind_lets_everything_pass(monkeypatch: Any) -> None:
+    """Wrappers, and the tap that was open when it came."""
+    from p2p_lab.attention import attaching
+
+    family = families.sd()
+    usual, site_map = family.call(families.text()), sites_of(family)
+
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attaching, "_leave", lambda *_: None)
+    monkeypatch.setattr(attaching.Tap, "__exit__", pressed)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        attached(family.module, Controller(site_map, BOTH), site_map),
+    ):
+        family.call(families.text())
+    monkeypatch.undo()
+    assert torch.equal(family.call(families.text()), usual)
+    assert isinstance(torch._C._pop_torch_function_stack(), attaching.Tap)
+
+
+def test_an_exit_stack_attaches_and_gives_back_too() -> None:
+    from contextlib import ExitStack
+
+    family = families.sd()
+    before, site_map = dict(family.module.attn_processors), sites_of(family)
+    with ExitStack() as stack:
+        stack.enter_context(attached(family.module, Controller(site_map, BOTH), site_map))
+        with pytest.raises(UnsupportedAttention, match="Another controller"):
+            stack.enter_context(attached(family.module, Controller(site_map, BOTH), site_map))
+        assert family.module.attn_processors != before
+    assert family.module.attn_processors == before

@@ -402,9 +402,9 @@ def test_nbval_fails_when_a_stored_picture_is_another_one(tmp_path: Path) -> Non
 
 
 MUTATION = """
-from p2p_lab.attention import tap
-_right = tap.Scores.probs
-tap.Scores.probs = lambda self: _right(self).roll(1, -1)  # column j is no longer token j
+from p2p_lab.attention.query_key import QueryKey
+_right = QueryKey.probs
+QueryKey.probs = lambda self: _right(self).roll(1, -1)  # column j is no longer token j
 """
 
 

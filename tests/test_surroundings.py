@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,3 +100,56 @@ def test_a_sample_size_of_null_is_diffusers_own_or_named(sd_folder: Path, tmp_pa
             assert load(folder, "cpu").defaults.height == 128  # 64 latents of two pixels
     with pytest.raises(ModelError, match="AutoencoderKL cannot be made.*vae.config.json"):
         load(folder, "cpu")
+
+
+@pytest.mark.parametrize("half", ["encode", "decode"])
+@pytest.mark.parametrize("record", ["tape", "none"])
+def test_an_autoencoder_of_numbers_that_are_not_finite_makes_no_inversion(
+    half: str, record: Any, sd32: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    usual = getattr(type(sd32), half)
+    monkeypatch.setattr(type(sd32), half, lambda self, x: usual(self, x) / 0)
+    with pytest.raises(ValueError, match=f"not finite.*{half}d.*float32"):
+        invert(sd32, image, CAT, steps=1, record=record)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_that_is_forked_while_another_thread_draws_can_draw_too(sd32: Any) -> None:
+    wanted = generate(sd32, CAT, seed=1, steps=2).pixels
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        inside.set()
+        go_on.wait(30)
+
+    drawing = threading.Thread(target=lambda: generate(sd32, CAT, seed=2, steps=2, on_step=wait))
+    drawing.start()
+    inside.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits for ever
+        os._exit(int(not torch.equal(generate(sd32, CAT, seed=1, steps=2).pixels, wanted)))
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        go_on.set()
+        drawing.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_in_the_middle_of_ones_own_run_goes_on_with_it_in_both(sd32: Any) -> None:
+    forked: list[int] = []
+
+    def fork(step: int, *_: Any) -> None:
+        forked.append(os.fork() if step == 0 else 0)
+
+    wanted = generate(sd32, CAT, seed=1, steps=2)
+    code = 1
+    try:
+        run = generate(sd32, CAT, seed=1, steps=2, on_step=fork)
+        code = int(not torch.equal(run.map("cat"), wanted.map("cat")))
+    finally:
+        if forked and forked[0] == 0:
+            os._exit(code)
+    assert code == 0 and os.waitpid(forked[0], 0)[1] == 0

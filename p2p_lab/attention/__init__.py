@@ -9,6 +9,7 @@ call, an `AttentionStore` answers for the maps, an `AttentionTape` keeps what an
 source may take. The room knows plans and probabilities; it knows no text encoder and no sampler.
 """
 
+from p2p_lab.attention.attaching import attached
 from p2p_lab.attention.blending import blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
 from p2p_lab.attention.mixing import mix_site
@@ -18,7 +19,7 @@ from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
 from p2p_lab.attention.state import BatchSlices, ControllerState
 from p2p_lab.attention.store import AttentionStore
-from p2p_lab.attention.tap import AttentionCall, attached
+from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.attention.tape import AttentionTape, EditedProbs, taped_sites
 
 __all__ = [

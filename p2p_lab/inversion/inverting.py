@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, find_sites
+from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, attached, find_sites
 from p2p_lab.inversion.caching import InversionCache, key_of
 from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
@@ -28,7 +28,7 @@ from p2p_lab.models import Denoiser
 from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, Trajectory, denoise
 from p2p_lab.sampling.flow import Flow
-from p2p_lab.sampling.loop import CancelToken, OnStep, session
+from p2p_lab.sampling.loop import CancelToken, OnStep
 from p2p_lab.sampling.settings import Record, Settings, Size
 from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
@@ -196,7 +196,9 @@ class InversionJob:
                 size=settings.size,
                 report=report,
             )
-            trajectory = self._measure(job, model.encode(self.pixels))
+            latents = _finite(model.encode(self.pixels), "while the picture was encoded")
+            trajectory = self._measure(job, latents)
+            _finite(trajectory.latents, "while the way to noise was measured")
             return self._draw(job, trajectory)
 
     def _total(self) -> int:
@@ -234,10 +236,10 @@ class InversionJob:
             record=settings.record != "none",
         )
         history = trajectory.latents
-        with session(model, controller, sites):
+        with model.lock, torch.no_grad(), attached(model.module, controller, sites):
             if not (trajectory.pinned and settings.record == "none"):
                 history = self._denoise(job, controller, trajectory, scale)
-            pixels = model.decode(history[-1:])
+            pixels = _finite(model.decode(history[-1:]), "while the picture was decoded")
         return self._result(controller, history, trajectory, pixels)
 
     def _source_guidance(self, trajectory: Trajectory) -> float:
@@ -302,3 +304,18 @@ class InversionJob:
             model=model,
             model_name=model.name,
         )
+
+
+def _finite(values: Tensor, when: str) -> Tensor:
+    """Return latents or pixels as they are.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"Numbers that are not finite came up {when}, so there is no inversion: the model "
+            f"overflows in {values.dtype}, or its weights are damaged. Load it with "
+            "dtype=torch.float32, or take another copy of it."
+        )
+    return values

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
 from p2p_lab.models.errors import ModelError
+from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.placement import describe, device_of, dtype_of
 from p2p_lab.models.scheduling import noise_settings
@@ -52,6 +53,10 @@ class DeepFloyd:
     defaults: Defaults
     card: ModelCard = field(default_factory=ModelCard)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __post_init__(self) -> None:
+        """Let a forked process use the model too."""
+        renew_after_fork(self)
 
     def __repr__(self) -> str:
         """Say what the model is in one line, without its weights."""

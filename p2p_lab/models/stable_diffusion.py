@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
+from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.placement import describe, device_of, dtype_of
 from p2p_lab.models.scheduling import is_distilled, noise_settings
@@ -51,6 +52,10 @@ class StableDiffusion:
     defaults: Defaults
     card: ModelCard = field(default_factory=ModelCard)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __post_init__(self) -> None:
+        """Let a forked process use the model too."""
+        renew_after_fork(self)
 
     def __repr__(self) -> str:
         """Say what the model is in one line, without its weights."""

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, BatchSlices, Controller, ControllerState, Site
+from p2p_lab.attention import (
+    AttentionTape,
+    BatchSlices,
+    Controller,
+    ControllerState,
+    Site,
+    attached,
+)
 from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.loop import (
@@ -19,7 +26,6 @@ from p2p_lab.sampling.loop import (
     bar,
     check_finite,
     denoise,
-    session,
 )
 from p2p_lab.sampling.move_masks import encode_target, resolve_move_masks
 from p2p_lab.sampling.runs import Run
@@ -96,7 +102,7 @@ class EditJob:
 
     def run(self, *, reuse: bool, callbacks: RunCallbacks, note: str) -> list[Run]:
         """Run the edit and freeze what came out."""
-        keep = self._tapes_to_write()
+        model, keep = self.model, self._tapes_to_write()
         conditioning = self._conditioning()
         controller = Controller(
             self.sites,
@@ -108,7 +114,7 @@ class EditJob:
         )
         share = reuse and not keep and not self.joint and self.count == 1
         first, history, states = self._resume(controller) if share else self._start()
-        with session(self.model, controller, self.sites):
+        with model.lock, torch.no_grad(), attached(model.module, controller, self.sites):
             history = self._denoise(
                 controller,
                 conditioning,
@@ -117,7 +123,7 @@ class EditJob:
                 first,
                 callbacks,
             )
-            pixels = self.model.decode(history[-1])
+            pixels = model.decode(history[-1])
             check_finite(
                 pixels,
                 float(history[0].abs().max()),

@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, find_sites
+from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, attached, find_sites
 from p2p_lab.models import Denoiser
 from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.loop import (
@@ -20,7 +20,6 @@ from p2p_lab.sampling.loop import (
     bar,
     check_finite,
     denoise,
-    session,
 )
 from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
@@ -172,7 +171,7 @@ class GenerateJob:
             record_self=self.self_maps and settings.record != "none",
         )
         latents = self.noise.to(model.device, model.dtype) * settings.schedule.initial_scale
-        with session(model, controller, sites):
+        with model.lock, torch.no_grad(), attached(model.module, controller, sites):
             steps = denoise(
                 model,
                 settings.schedule,

@@ -8,15 +8,14 @@ is a function that the caller gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import Controller, Site, attached
+from p2p_lab.attention import Controller
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.schedules import Schedule
 
@@ -207,13 +206,6 @@ def _previewer(
         return Image.fromarray((pixels * 255).round().astype("uint8"))
 
     return preview
-
-
-@contextmanager
-def session(model: Denoiser, controller: Controller, sites: Mapping[str, Site]) -> Iterator[None]:
-    """Have a model to oneself, with a controller attached; other runs on it wait."""
-    with model.lock, torch.no_grad(), attached(model.module, controller, sites):
-        yield
 
 
 def bar(steps: Iterator[Tensor], total: int, *, show: bool) -> Iterator[Tensor]:
