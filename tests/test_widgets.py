@@ -544,10 +544,13 @@ def test_the_code_of_any_recipe_makes_its_picture_bit_for_bit(
 def test_code_opens_each_model_as_it_was_opened(sd: Any, sd_folder: Path) -> None:
     recipe = Recipe("a cat", "a dog", model="tiny-sd")
     said = recipe.to_code([Replace()], source=generate(sd, "a cat", steps=1))
-    assert f"load({str(sd_folder)!r}, dtype=torch.float64)" in said and "import torch" in said
+    assert (
+        f"load({str(sd_folder)!r}, dtype=torch.float64, digest='float64:" in said
+        and "import torch" in said
+    )
     bundled = p2p_lab.load()
     said = recipe.to_code([Replace()], source=generate(bundled, "a cat", steps=1))
-    assert f"load({bundled.name!r})" in said
+    assert f"load({bundled.name!r}, digest='float32:" in said
 
 
 HOSTILE: dict[str, Any] = {

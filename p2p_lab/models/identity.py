@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from p2p_lab.models.denoiser import Denoiser
 
 _APART = {"name", "defaults", "card", "lock", "tokenizer"}  # change no prediction
+_SHORT = 12  # hexadecimal digits
 
 
 def digest_of(model: Denoiser) -> str:
@@ -36,6 +38,29 @@ def digest_of(model: Denoiser) -> str:
         for piece in _pieces(part):
             digest.update(piece)
     return f"{str(model.dtype).removeprefix('torch.')}:{digest.hexdigest()}"
+
+
+def short_digest(model: Denoiser) -> str:
+    """Return the beginning of a model's digest, enough to tell it from any other one."""
+    return digest_of(model)[: len(str(model.dtype)) - len("torch.") + 1 + _SHORT]
+
+
+def warn_of_another_model(model: Denoiser, digest: str, what: str) -> None:
+    """Warn if a model is not the one that something was made with.
+
+    Args:
+        model: The model at hand.
+        digest: What `digest_of` or `short_digest` gave for the other; "" if it is not known.
+        what: What was made with it, to begin the sentence with.
+    """
+    own = digest_of(model) if digest else ""
+    if own.startswith(digest):
+        return
+    if same_precision(own, digest):
+        said = f"weights or settings of {model.name!r} differ, so the picture will be another one"
+    else:
+        said = f"it ran in {digest.partition(':')[0]} and {model.name!r} runs in another precision"
+    warnings.warn(f"{what} was made with another model: {said}.", stacklevel=3)
 
 
 def same_precision(one: str, other: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
 from p2p_lab.models.hub import fetch
+from p2p_lab.models.identity import warn_of_another_model
 from p2p_lab.models.opening import open_file, open_folder, open_pipe
 from p2p_lab.models.placement import cpu_by_default
 
@@ -40,6 +41,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     config: str | os.PathLike[str] | None = None,
+    digest: str = "",
 ) -> Denoiser:
     """Open a text-to-image model.
 
@@ -55,6 +57,8 @@ def load(
             float32 otherwise.
         config: For a single-file checkpoint: a diffusers folder of the same architecture, which
             has the tokenizer and the settings that a single file lacks.
+        digest: What tells the model that is meant from others of its name, as copied code has it
+            ("float32:3b1f…"); if it is another one, that is a warning.
 
     Returns:
         A `Denoiser`.
@@ -62,6 +66,12 @@ def load(
     Raises:
         ModelError: If the model is not there, incomplete, changed on disk or of an unknown kind.
     """
+    model = _open(name_or_path, device, dtype, config)
+    warn_of_another_model(model, digest, "This code")
+    return model
+
+
+def _open(name_or_path: Any, device: Any, dtype: Any, config: Any) -> Denoiser:
     if hasattr(name_or_path, "components"):
         return _from_memory(name_or_path, device, dtype, config)
     where = _device(device)

@@ -16,6 +16,7 @@ import torch
 
 from p2p_lab.edits import Edit
 from p2p_lab.models import Denoiser
+from p2p_lab.models.identity import short_digest
 from p2p_lab.models.loading import WEIGHTS
 from p2p_lab.sampling import Run
 
@@ -117,7 +118,9 @@ def _arguments(recipe: Recipe, source: Run | None) -> str:
 def _loading(recipe: Recipe, model: Denoiser | None) -> tuple[str, list[str]]:
     """Return the line that opens the model again, and the names that it uses."""
     if model is None:
-        return f"model = load({literal(recipe.model) if recipe.model else ''})", ["load"]
+        said = [literal(recipe.model)] if recipe.model else []
+        said += [f"digest={literal(recipe.made_by)}"] if recipe.made_by else []
+        return f"model = load({', '.join(said)})", ["load"]
     where = _where(model)
     if where is None:
         return "# model = the model that you edited with", []
@@ -128,6 +131,7 @@ def _loading(recipe: Recipe, model: Denoiser | None) -> tuple[str, list[str]]:
     if model.dtype != usual:
         said.append(f"dtype={model.dtype}")
         uses.append("torch")
+    said.append(f"digest={literal(short_digest(model))}")
     return f"model = load({', '.join(said)})", uses
 
 

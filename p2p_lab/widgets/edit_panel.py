@@ -100,7 +100,7 @@ class EditPanel(Panel):
             )
         panel = cls.__new__(cls)
         panel.model = model or load(recipe.model or None)
-        panel._begin(recipe, None, (), threaded)
+        panel._begin(recipe.met(panel.model), None, (), threaded)
         return panel
 
     def _begin(
@@ -205,7 +205,7 @@ class EditPanel(Panel):
     def _save(self, what: str) -> None:
         with self.handling():
             if what == "recipe":
-                path = self.recipe.save()
+                path = self.recipe.made_with(self.model).save()
             else:
                 path = (save_strip if what == "strip" else save_gif)(self.frames)
             self.say(f"Saved {path}")

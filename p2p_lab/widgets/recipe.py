@@ -29,6 +29,7 @@ from p2p_lab.edits.places import is_number
 from p2p_lab.edits.plan import Joint
 from p2p_lab.files import write_new
 from p2p_lab.models import Denoiser
+from p2p_lab.models.identity import short_digest, warn_of_another_model
 from p2p_lab.sampling import Run, edit, generate
 from p2p_lab.sampling.editing import model_of
 from p2p_lab.sampling.runs import is_seed
@@ -57,6 +58,7 @@ class Recipe:
         threshold: of the local edit's mask.
         start: fraction of the schedule before which nothing is blended.
         joint: what a joint softmax takes in the self-attention window: "maps" or "queries".
+        made_by: what tells that model from others of its name; "" if it is not known.
         steps: number of denoising steps; None takes the model's.
         guidance_scale: of source and edit; None takes the model's.
         negative: the negative prompt.
@@ -82,6 +84,7 @@ class Recipe:
     model: str = ""
     start: float = 0.2
     joint: Joint = "maps"
+    made_by: str = ""
     format: int = field(default=FORMAT, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +93,14 @@ class Recipe:
         Raises:
             ValueError: a value is of another kind, or outside its range.
         """
-        texts = (self.source, self.target, self.negative, self.model, *(self.blend or ()))
+        texts = (
+            self.source,
+            self.target,
+            self.negative,
+            self.model,
+            self.made_by,
+            *(self.blend or ()),
+        )
         parts = (self.cross, self.self_attention, self.threshold, self.start)
         weights = [scale for _, _, scale in self.scales]
         whole = [n for _, n, _ in self.scales] + [1 if self.steps is None else self.steps]
@@ -113,6 +123,15 @@ class Recipe:
     def with_(self, **changes: Any) -> Recipe:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)
+
+    def made_with(self, model: Denoiser) -> Recipe:
+        """Return the recipe with what tells its model from others, to be kept."""
+        return self.with_(model=model.name, made_by=short_digest(model))
+
+    def met(self, model: Denoiser) -> Recipe:
+        """Return the recipe for a model at hand; warn if it was made with another one."""
+        warn_of_another_model(model, self.made_by, "This recipe")
+        return self.with_(made_by="")
 
     def edits(self, source: Prompt, target: Prompt) -> list[Edit]:
         """Return the edits that the recipe asks for, for two tokenized prompts.
@@ -137,6 +156,7 @@ class Recipe:
 
     def generate(self, model: Denoiser, **watch: Any) -> Run:
         """Make the source picture; `watch` goes to `generate` (progress, on_step, cancel)."""
+        self.met(model)
         return generate(
             model,
             self.source,
@@ -155,6 +175,7 @@ class Recipe:
 
     def apply(self, source: Run, **watch: Any) -> Run:
         """Make the edit of a source picture; `watch` goes to `edit`."""
+        self.met(model_of(source))
         target = model_of(source).prompt(self.target)
         return edit(source, self.target, self.edits(source.prompt, target), **watch)
 
