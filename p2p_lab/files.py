@@ -75,6 +75,24 @@ def write_new(path: Path, data: bytes) -> Path:
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
+def append_line(path: Path, text: str) -> None:
+    """Write a line at the end of a log; what a kill left of a line that was cut is taken off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+        file.write(text.encode() + b"\n")
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a log, without one at its end that a kill has cut."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1].decode().splitlines()
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a draft folder to fill; it appears under its name when the block ends well.

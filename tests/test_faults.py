@@ -36,7 +36,7 @@ from torch import Tensor
 from p2p_lab.__main__ import main
 from p2p_lab.commands._files import write_picture
 from p2p_lab.edits import EditPlan, LocalBlend, Move, Refine, Replace, Reweight
-from p2p_lab.files import write_new, write_whole
+from p2p_lab.files import append_line, whole_lines, write_new, write_whole
 from p2p_lab.inversion import (
     METHODS,
     EditFriendly,
@@ -48,9 +48,12 @@ from p2p_lab.inversion import (
     load_image,
 )
 from p2p_lab.judge import load_judge
+from p2p_lab.judge import train as judge_training
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.optim import Optimiser
 from p2p_lab.judge.reading import save_judge
+from p2p_lab.judge.train import JudgeConfig
 from p2p_lab.models import ModelError, load, verify
 from p2p_lab.models.cards import read_card
 from p2p_lab.models.identity import digest_of
@@ -59,6 +62,7 @@ from p2p_lab.scenes import SMALL
 from p2p_lab.training.build import take_weights
 from p2p_lab.training.checkpoint import ResumeError, begin_run, load_checkpoint, save_checkpoint
 from p2p_lab.training.export import new_version, write_card, write_words
+from p2p_lab.training.preview import save_grid
 from p2p_lab.widgets.export import Frame, save_gif
 from p2p_lab.widgets.recipe import Recipe
 from tests.killing import kill_points
@@ -162,6 +166,35 @@ def test_a_saved_run_is_not_read_for_another_model_of_the_same_name(
     with pytest.raises(ValueError, match="another model that is called 'tiny-sd' too"):
         Run.load(passed_on, weights_changed)
     assert torch.equal(Run.load(passed_on, sd32).pixels, cat.pixels)
+
+
+def test_a_recipe_and_its_code_say_so_when_they_meet_another_model_of_the_same_name(
+    cat: Run,
+    sd32: Any,
+    sd: Any,
+    weights_changed: Any,
+    sd_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe(CAT, DOG, steps=2).made_with(sd32)
+    kept = Recipe.from_json(recipe.save(tmp_path).read_text("utf-8"))
+    assert kept == recipe
+    code = kept.to_code([Replace()], source=cat)
+    assert recipe.made_by in code and recipe.made_by in kept.to_code([Replace()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.generate(sd32)
+        exec(code, {})
+    other = "This recipe was made with another model: weights or settings of 'tiny-sd' differ"
+    for act in (kept.generate, lambda model: kept.apply(replace(cat, model=model))):
+        with pytest.warns(UserWarning, match=other):
+            act(weights_changed)
+    with pytest.warns(UserWarning, match="another model: it ran in float32"):
+        kept.generate(sd)
+    monkeypatch.setattr("p2p_lab.models.loading.open_folder", lambda *_: weights_changed)
+    with pytest.warns(UserWarning, match="This code was made with another model"):
+        exec(code, {})
 
 
 def test_a_run_saved_in_another_precision_is_read_with_a_warning(
@@ -424,6 +457,21 @@ WRITERS: dict[str, Writer] = {
         lambda at, cat: begin_run(at, "d", {"steps": 1}),
         lambda at: json.loads((at / "config.json").read_text()) == {"steps": 1},
     ),
+    "a preview": (
+        lambda at, cat: save_grid(torch.zeros(2, 3, 8, 8), at / "step-1.png"),
+        lambda at, cat: save_grid(torch.ones(2, 3, 8, 8), at / "step-1.png"),
+        lambda at: opens(at / "step-1.png"),
+    ),
+    "a log": (
+        lambda at, cat: append_line(at / "log", json.dumps({"step": 1})),
+        lambda at, cat: append_line(at / "log", json.dumps({"step": 2, "more": "x" * 2000})),
+        lambda at: [json.loads(x)["step"] for x in whole_lines(at / "log")][:2] in ([1], [1, 2]),
+    ),
+    "a judge's checkpoint": (
+        lambda at, cat: save_judge_step(at, 1),
+        lambda at, cat: save_judge_step(at, 2),
+        lambda at: load_judge_step(at) in (1, 2),
+    ),
     "a judge": (
         lambda at, cat: None,
         lambda at, cat: save_judge(judge_net(), LABELS, at / "judge-v1", {"threshold": 0.5}),
@@ -440,6 +488,21 @@ WRITERS: dict[str, Writer] = {
 @cache
 def judge_net() -> JudgeNet:
     return JudgeNet(LABELS)
+
+
+@cache
+def judge_parts() -> tuple[JudgeConfig, JudgeNet, dict[str, Tensor], Optimiser]:
+    net = judge_net()
+    average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    return JudgeConfig(), net, average, Optimiser(net, net.outer(), 1e-3)
+
+
+def save_judge_step(folder: Path, step: int) -> None:
+    judge_training._save(folder, *judge_parts(), step, 1.0)
+
+
+def load_judge_step(folder: Path) -> int:
+    return judge_training._resume(folder, *judge_parts())[0]
 
 
 def export_model(model: Any, folder: Path) -> None:
@@ -708,8 +771,13 @@ READERS: dict[str, Callable[[Path, bytes], Any]] = {
     "a model's index": lambda at, data: load(at.parent, "cpu"),
     "a picture": lambda at, data: load_image(at, 8),
     "a judge": lambda at, data: load_judge(at.parent),
+    "a judge's checkpoint": lambda at, data: load_judge_step(at.parent),
+    "a recipe": lambda at, data: Recipe.from_json(data.decode("latin-1")),
 }
-NAMES = {"a model's index": "model_index.json"}
+NAMES = {
+    "a model's index": "model_index.json",
+    "a judge's checkpoint": "checkpoint.safetensors",
+}
 
 
 @pytest.mark.parametrize("damage", BYTES)
@@ -766,7 +834,31 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
         load_checkpoint(tmp_path, "d")
 
 
+@pytest.mark.parametrize("change", [{"step": "x"}, {"seconds": None}, {"config": "another"}])
+def test_a_judges_checkpoint_with_a_fact_damaged_is_a_sentence(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    save_judge_step(tmp_path, 1)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(str(path), framework="pt") as file:
+        facts = {**file.metadata(), **change}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    whole = {name: value for name, value in facts.items() if value is not None}
+    save_file(tensors, path, metadata=whole)
+    with pytest.raises(judge_training.ResumeError, match=str(tmp_path)):
+        load_judge_step(tmp_path)
+    save_file(dict(list(tensors.items())[1:]), path, metadata={**whole, "step": "1"})
+    with pytest.raises(judge_training.ResumeError):
+        load_judge_step(tmp_path)
+
+
 def test_every_promise_names_a_test_that_is_there() -> None:
     page = Path(__file__).parent.parent / "docs" / "promises.md"
-    named = re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
-    assert len(named) > 20 and set(named) <= set(globals())
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if "`test_" in line]
+    for row in rows:
+        *_, cell = row.strip("| ").split("|")
+        file = re.search(r"`tests/(\w+\.py)`", cell)
+        text = Path(__file__).with_name(file[1] if file else Path(__file__).name).read_text("utf-8")
+        for name in re.findall(r"`(test_\w+)`", cell):
+            assert f"def {name}(" in text, row
+    assert len(rows) > 25

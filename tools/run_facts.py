@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from p2p_lab.files import whole_lines
+
 END = "<!-- end of figures -->"
 MEANING = {
     "object_success": "pictures in which the judge sees every object asked for",
@@ -33,7 +35,7 @@ TITLES = {
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Return the lines of a log, where a resumption repeats some the later ones."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in whole_lines(path)]
     last = {line["pictures"]: line for line in lines}
     return [last[pictures] for pictures in sorted(last)]
 

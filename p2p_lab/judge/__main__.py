@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from p2p_lab.files import sha256_of, whole_lines
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.measure import TEST_SEEDS, TUNING_SEEDS, best_threshold, collect, measure
 from p2p_lab.judge.network import JudgeNet
@@ -40,14 +40,14 @@ def main() -> None:
     net = train(config, options.out)
     labels = Labels.of_world(WORLDS[config.world])
     threshold, scores = grade(net, config, labels, options.test)
-    log = (options.out / "log.jsonl").read_bytes()
+    path = options.out / "log.jsonl"
     facts = {
         "threshold": threshold,
         "metrics": scores,
         "config": asdict(config),
-        "pictures": json.loads(log.splitlines()[-1])["pictures"],
+        "pictures": json.loads(whole_lines(path)[-1])["pictures"],
         "command": " ".join(sys.argv[1:]),
-        "log": hashlib.sha256(log).hexdigest(),
+        "log": sha256_of(path),
         "licence": "Apache-2.0; trained on scenes of p2p_lab.scenes (art: Fluent Emoji, MIT)",
     }
     save_judge(net, labels, target, facts)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from p2p_lab.files import whole_file
+from p2p_lab.codec import DamagedError, decode_known
+from p2p_lab.files import append_line, whole_file
 from p2p_lab.judge.distort import distort
 from p2p_lab.judge.labels import Labels, Truth, true_answers
 from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
@@ -31,6 +33,19 @@ UNSEEN_EVERY = 8  # one picture in eight holds a pair of words that the generato
 
 class ResumeError(ValueError):
     """A training run of the judge cannot go on from what is on disk."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a checkpoint has beside its tensors, as text."""
+
+    step: str
+    seconds: str
+    config: str
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are none."""
+        int(self.step), float(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -191,8 +206,8 @@ def _move_average(net: JudgeNet, average: dict[str, Tensor], decay: float) -> No
 
 def _log(out: Path, pictures: int, seconds: float, fraction: float, now: dict[str, float]) -> None:
     line = {"pictures": pictures, "seconds": round(seconds, 1), "fraction": round(fraction, 4)}
-    with (out / "log.jsonl").open("a") as file:
-        file.write(json.dumps({**line, **{k: round(v, 4) for k, v in now.items()}}) + "\n")
+    line |= {name: round(value, 4) for name, value in now.items()}
+    append_line(out / "log.jsonl", json.dumps(line))
     print(pictures, {k: round(v, 3) for k, v in now.items()}, flush=True)
 
 
@@ -225,19 +240,45 @@ def _resume(
     path = out / "checkpoint.safetensors"
     if not path.is_file():
         return 0, 0.0
-    with safe_open(path, "pt") as file:
-        facts = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if facts["config"] != config.identity():
+    try:
+        facts, tensors = _read(path)
+        if facts.config != config.identity():
+            raise ResumeError(
+                f"{path} was made with {facts.config}, this run has {config.identity()}; "
+                "use the same options or choose another --out folder."
+            )
+        _check_alike(_under(tensors, "net."), net.state_dict())
+        _check_alike(_under(tensors, "average."), average)
+    except DamagedError as error:
         raise ResumeError(
-            f"{path} was made with {facts['config']}, this run has {config.identity()}; "
-            "use the same options or choose another --out folder."
-        )
+            f"{path} is damaged: {error}. Delete it to begin this run again."
+        ) from error
     net.load_state_dict(_under(tensors, "net."))
     for name, tensor in _under(tensors, "average.").items():
         average[name].copy_(tensor)
     optimiser.load_state(_under(tensors, "optimiser."))
-    return int(facts["step"]), float(facts["seconds"])
+    return int(facts.step), float(facts.seconds)
+
+
+def _read(path: Path) -> tuple[_Facts, dict[str, Tensor]]:
+    """Read a checkpoint's facts and tensors.
+
+    Raises:
+        DamagedError: when it is none, or not as it was written.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = decode_known(_Facts, file.metadata() or {})
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(str(error)) from error
+
+
+def _check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise if tensors are not those of these names and shapes."""
+    shapes = [{name: tuple(t.shape) for name, t in part.items()} for part in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise DamagedError("its tensors are not those of this network")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

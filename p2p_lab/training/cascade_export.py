@@ -17,7 +17,7 @@ from torch import Tensor
 from p2p_lab.training.cascade_build import CascadeParts
 from p2p_lab.training.config import CascadeConfig
 from p2p_lab.training.export import known_words, new_version, save_pipeline, write_card, write_words
-from p2p_lab.training.preview import PROMPTS, to_grid
+from p2p_lab.training.preview import PROMPTS, save_grid
 
 SUPER = "super"  # subfolder of the later stage
 STEPS = {"base": 20, SUPER: 15}
@@ -92,13 +92,13 @@ def base_grid(parts: CascadeParts, path: Path) -> None:
     """Save the base stage's picture of each preview prompt, each pixel four."""
     small = draw_small(parts, list(PROMPTS)).float().cpu()
     large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    to_grid(large / 2 + 0.5).save(path)
+    save_grid(large / 2 + 0.5, path)
 
 
 def super_grid(parts: CascadeParts, path: Path) -> None:
     """Save both stages' pictures of each preview prompt."""
     large = draw_large(parts, list(PROMPTS), draw_small(parts, list(PROMPTS)))
-    to_grid(large.float().cpu() / 2 + 0.5).save(path)
+    save_grid(large.float().cpu() / 2 + 0.5, path)
 
 
 def save_cascade(

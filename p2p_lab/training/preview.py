@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from p2p_lab.files import whole_file
 from p2p_lab.training.build import Parts
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import TEST_SEEDS, draw_images
@@ -40,12 +41,18 @@ def to_grid(images: Tensor, columns: int = 6) -> Image.Image:
     return Image.fromarray((sheet.permute(1, 2, 0) * 255).round().byte().numpy())
 
 
+def save_grid(images: Tensor, path: Path) -> None:
+    """Write pictures (B, 3, S, S) in [0, 1] side by side to one file, whole or not at all."""
+    with whole_file(path) as draft:
+        to_grid(images).save(draft, "png")
+
+
 @torch.no_grad()
 def autoencoder_grid(vae: AutoencoderKL, config: TrainConfig, path: Path) -> None:
     """Save unseen pictures above their reconstructions."""
     images = draw_images(config, TEST_SEEDS, 12).to(vae.device)
     decoded = vae.decode(vae.encode(images).latent_dist.mean).sample
-    to_grid(torch.cat([images, decoded]).cpu() / 2 + 0.5).save(path)
+    save_grid(torch.cat([images, decoded]).cpu() / 2 + 0.5, path)
 
 
 def assemble(parts: Parts) -> StableDiffusionPipeline:
@@ -77,4 +84,4 @@ def sample_grid(parts: Parts, config: TrainConfig, path: Path) -> None:
         generator=[torch.Generator().manual_seed(i) for i in range(len(PROMPTS))],
         output_type="pt",
     ).images
-    to_grid(images.float().cpu()).save(path)
+    save_grid(images.float().cpu(), path)

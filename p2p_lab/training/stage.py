@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from p2p_lab.files import append_line
 from p2p_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from p2p_lab.training.config import RunConfig
 from p2p_lab.training.optim import Optimiser
@@ -174,7 +175,6 @@ def _use_average(stage: Stage) -> None:
 def _log(
     folder: Path, pictures: int, seconds: float, fraction: float, numbers: dict[str, float]
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     line = {"pictures": pictures, "seconds": round(seconds, 1), "fraction": round(fraction, 4)}
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({**line, **{k: round(v, 5) for k, v in numbers.items()}}) + "\n")
+    line |= {name: round(value, 5) for name, value in numbers.items()}
+    append_line(folder / "log.jsonl", json.dumps(line))
