@@ -7,6 +7,8 @@ LAB    := $(VENV)/.p2p-lab
 DEV    := $(VENV)/.p2p-lab-dev
 OUT    ?= demo.png
 THREADS ?= 1
+# Processes that share the tests; a file or notebook stays with one of them.
+WORKERS ?= 2
 # Which PyTorch: cpu (small), default (PyPI's, with CUDA on Linux), auto (cpu where no GPU is seen).
 TORCH  ?= auto
 
@@ -67,7 +69,7 @@ lint: setup-dev ## ruff and mypy, nothing run
 	$(BIN)/mypy
 
 test: lint ## everything: lint, types, laws, every notebook (nbval), the browser
-	$(BIN)/python -m pytest $(NBVAL) tests $(NOTEBOOKS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(NBVAL) tests $(NOTEBOOKS)
 
 bench: setup ## time the engine and score the model, quickly
 	$(BIN)/python benchmarks/speed.py --quick
