@@ -35,8 +35,7 @@ from benchmarks.model_maps import Points, read_true_scenes, recommended, score_m
 from p2p_lab.judge import Finding, Judge, load_judge
 from p2p_lab.models.loading import WEIGHTS
 from p2p_lab.scenes import Scene, caption, render, sample_scene
-
-FIRST_SEED = 1_500_000_000  # beyond the generator's training scenes, below the judge's
+from p2p_lab.scenes.splits import MODEL
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ FULL, QUICK = Counts(120, 60, 64, 5), Counts(16, 8, 12, 2)
 def known_scenes(judge: Judge, world: str, count: int, *, unseen: bool) -> list[Scene]:
     """Return test scenes of a world that hold only what the judge knows."""
     found: list[Scene] = []
-    for seed in range(FIRST_SEED, FIRST_SEED + 100 * count):
+    for seed in map(MODEL.seed, range(100 * count)):
         scene = sample_scene(seed, world, unseen=unseen)
         known = all(
             thing.name in judge.labels.objects
@@ -92,7 +91,7 @@ def draw_and_read(
 @torch.no_grad()
 def autoencoder_psnr(model: Any, world: str, count: int) -> float:
     """Return the PSNR in dB of true pictures after the autoencoder, from the mean squared error."""
-    scenes = [sample_scene(FIRST_SEED + i, world) for i in range(count)]
+    scenes = [sample_scene(MODEL.seed(i), world) for i in range(count)]
     errors = []
     for first in range(0, count, 16):
         images = render(scenes[first : first + 16], model.defaults.height).images

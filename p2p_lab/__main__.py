@@ -44,19 +44,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not words or words[0] not in commands:
         return parser.parse_args(words)
     name = words[0]
-    given, unknown = commands[name].parse_known_intermixed_args(words[1:])
+    options, unknown = commands[name].parse_known_intermixed_args(words[1:])
     if unknown and name not in PASSES_ON:
         commands[name].error(f"unrecognized arguments: {' '.join(unknown)}")
-    given.command, given.unknown = name, unknown
-    return given
+    options.command, options.unknown = name, unknown
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 well, 1 found something wrong, 2 bad input."""
-    given = parse(argv)
+    options = parse(argv)
     with warnings.catch_warnings():
-        _plain_warnings(given.command)
-        return _run(given)
+        _plain_warnings(options.command)
+        return _run(options)
 
 
 def _plain_warnings(command: str) -> None:
@@ -67,14 +67,14 @@ def _plain_warnings(command: str) -> None:
     )
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     try:
-        code: int = import_module(f"p2p_lab.commands.{given.command}").run(given)
+        code: int = import_module(f"p2p_lab.commands.{options.command}").run(options)
     except KeyboardInterrupt:
         print("p2p_lab: stopped; nothing was written.", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"p2p_lab {given.command}: {error}", file=sys.stderr)
+        print(f"p2p_lab {options.command}: {error}", file=sys.stderr)
         return 2
     return code
 

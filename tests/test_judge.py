@@ -23,6 +23,7 @@ from p2p_lab.judge.train import JudgeConfig, ResumeError, draw, loss_of
 from p2p_lab.judge.verdict import OWN_ATTRIBUTES, compare
 from p2p_lab.scenes import SMALL, Scene, Thing, parse, render, sample_scene
 from p2p_lab.scenes.art import RAMPS, sprite
+from p2p_lab.scenes.splits import JUDGE_TEST, JUDGE_TRAINING, JUDGE_TUNING, TRAINING
 
 LABELS = Labels.of_world(SMALL)
 TINY = JudgeConfig(batch=4, pictures=24)
@@ -290,11 +291,19 @@ def test_blocks_of_cosines_are_rounded_but_not_moved() -> None:
     assert 1e-4 < (rounded - image).abs().mean() < 0.05
 
 
-def test_the_judge_is_never_shown_a_scene_of_the_generator() -> None:
-    from p2p_lab.judge.train import FIRST_SEED
-    from p2p_lab.training.data import TEST_SEEDS
+def test_the_judge_is_never_shown_a_scene_of_the_generator_nor_two_splits_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[int] = []
 
-    assert FIRST_SEED > TEST_SEEDS + 10**8
+    def noted(seed: int, world: str, **kind: Any) -> Any:
+        shown.append(seed)
+        return sample_scene(seed, world, **kind)
+
+    monkeypatch.setattr(train, "sample_scene", noted)
+    for split in (JUDGE_TRAINING, JUDGE_TUNING, JUDGE_TEST):
+        draw(TINY, LABELS, 0, split)
+    assert len(set(shown)) == 3 * TINY.batch and min(shown) >= TRAINING.stop
 
 
 def test_the_loss_of_a_judge_falls() -> None:

@@ -460,7 +460,7 @@ def test_noise_maps_and_skipped_steps_are_used(sd: Denoiser, cat: Run) -> None:
 
 
 def test_a_tape_over_budget_gives_way_to_the_joint_run_and_says_so_once(sd: Denoiser) -> None:
-    tape_budget._said.clear()
+    tape_budget._noted.clear()
     with pytest.warns(UserWarning, match=r"would take \d+ MiB.*source again beside"):
         run = generate(sd, CAT, seed=3, steps=3, tape_budget=1000)
     assert run.tape is None and run.attention is not None
@@ -492,7 +492,7 @@ def test_a_tape_that_an_accelerator_cannot_hold_is_kept_in_the_hosts_memory(
     assert homes() == [host] and homes(budget=need) == [host]
     room[host] = 0
     assert homes(budget=need) == [host]
-    tape_budget._said.clear()
+    tape_budget._noted.clear()
     with pytest.warns(UserWarning, match="none is kept"):
         assert homes() == []
 

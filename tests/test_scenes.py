@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from p2p_lab.scenes import (
     render,
     sample_scene,
     scene_pairs,
+    splits,
 )
 from p2p_lab.scenes.vocabulary import FULL, OBJECTS, PLACES, SMALL, STYLES, synonyms
 
@@ -274,3 +276,20 @@ def test_the_committed_atlas_is_what_the_tool_makes() -> None:
     made = np.asarray(tool.build(folder), dtype=int)
     kept = np.asarray(Image.open(Path(art.__file__).parents[1] / "assets/atlas.png"), dtype=int)
     assert made.shape == kept.shape and np.abs(made - kept).max() <= 2
+
+
+def test_no_scene_seed_is_used_for_two_things() -> None:
+    """What trains a model or chooses a setting never sees what reports it."""
+    named = [value for value in vars(splits).values() if isinstance(value, splits.Split)]
+    assert sorted(named, key=id) == sorted(splits.SPLITS, key=id)
+    ranges = sorted((split.start, split.stop) for split in splits.SPLITS)
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
+    assert all(start < stop for start, stop in ranges)
+
+
+def test_a_seed_beyond_its_split_is_refused() -> None:
+    editing = splits.EDITING
+    assert editing.seed(0) == editing.start
+    for offset in (-1, editing.stop - editing.start):
+        with pytest.raises(ValueError, match="no other use sees"):
+            editing.seed(offset)

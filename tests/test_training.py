@@ -27,6 +27,7 @@ from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
+from p2p_lab.scenes.splits import ENCODERS, TRAINING
 from p2p_lab.training import TrainConfig, build, feeding, loop, patches, save, stage, tokens, train
 from p2p_lab.training.checkpoint import (
     ResumeError,
@@ -35,7 +36,7 @@ from p2p_lab.training.checkpoint import (
     save_checkpoint,
 )
 from p2p_lab.training.config import SIZES
-from p2p_lab.training.data import TEST_SEEDS, Words, draw_batch, draw_images
+from p2p_lab.training.data import Words, draw_batch, draw_images
 from p2p_lab.training.loop import fold_normalisation
 from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
@@ -262,7 +263,7 @@ def test_muon_takes_inner_matrices_and_leaves_ends_embeddings_and_vectors() -> N
 
 def test_folding_gives_latents_mean_zero_and_deviation_one_and_changes_no_picture() -> None:
     vae = build(TINY).vae
-    images = draw_images(TINY, TEST_SEEDS, 64)
+    images = draw_images(TINY, ENCODERS.start, 64)
     with torch.no_grad():
         vae.quant_conv.bias[:4] += torch.tensor([3.0, -1.0, 0.5, 2.0])
         vae.quant_conv.weight[:4] *= 7
@@ -282,9 +283,9 @@ def test_folding_gives_latents_mean_zero_and_deviation_one_and_changes_no_pictur
 def test_the_fixed_encoder_gives_the_scaled_principal_components_of_patches() -> None:
     vae = build(PATCHES).vae
     install_patch_encoder(vae, PATCHES)
-    seen = draw_images(PATCHES, TEST_SEEDS, patches.PICTURES)
+    seen = draw_images(PATCHES, ENCODERS.start, patches.PICTURES)
     mean, basis = components(seen, PATCHES.scale, PATCHES.latent_channels)
-    pixels = draw_images(PATCHES, TEST_SEEDS + 5000, 16)
+    pixels = draw_images(PATCHES, ENCODERS.start + 5000, 16)
     rows = torch.nn.functional.unfold(pixels, 4, stride=4).transpose(1, 2)  # (B, N, P)
     wanted = ((rows - mean) @ basis).transpose(1, 2)
     with torch.no_grad():
@@ -312,7 +313,7 @@ def test_supervised_tokens_are_the_words_and_their_masks_are_at_the_latents_size
 
 def test_training_never_draws_a_test_scene() -> None:
     fastest = 5_000  # pictures a second, far above any machine's
-    assert all(size.hours * 3600 * fastest < TEST_SEEDS for size in SIZES.values())
+    assert all(size.hours * 3600 * fastest < TRAINING.stop for size in SIZES.values())
 
 
 def test_the_attention_loss_is_zero_for_a_map_flat_on_its_mask_whatever_its_strength() -> None:

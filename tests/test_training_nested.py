@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from p2p_lab.models import verify
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.scenes.grammar import DETAIL_WORDS
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training import cache, loop, nested, tokens
 from p2p_lab.training.build import build, open_start
 from p2p_lab.training.cache import GROUP, CachedBatches, SceneCache, make_group
 from p2p_lab.training.checkpoint import ResumeError
 from p2p_lab.training.config import SIZES, CascadeConfig
-from p2p_lab.training.data import TEST_SEEDS, draw_images
+from p2p_lab.training.data import draw_images
 from p2p_lab.training.export import save
 from p2p_lab.training.patches import fit, rows_of
 from p2p_lab.training.tokens import build_tokenizer, extend_tokenizer
@@ -64,6 +65,7 @@ def parts() -> Any:
 LEARN = """
 import hashlib, dataclasses
 from p2p_lab.training import tokens, cascade_build
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.config import CascadeConfig
 tokens.TOKENIZER_CAPTIONS = cascade_build.CAPTIONS = 400
 made = (tokens.build_tokenizer(700, 32), cascade_build.build_t5_tokenizer(CascadeConfig()))
@@ -137,7 +139,7 @@ def test_more_words_become_one_token_each_and_no_other_caption_changes(start: An
 
 @torch.no_grad()
 def test_the_first_eight_channels_are_those_of_the_smaller_model(parts: Any, start: Any) -> None:
-    images = draw_images(SMALL_128, TEST_SEEDS + 9000, 8)
+    images = draw_images(SMALL_128, ENCODERS.start + 9000, 8)
     found = parts.vae.encode(images).latent_dist.mean
     wanted = start.vae.encode(F.avg_pool2d(images, 2)).latent_dist.mean
     assert found.shape == (8, 32, 16, 16)
@@ -147,7 +149,7 @@ def test_the_first_eight_channels_are_those_of_the_smaller_model(parts: Any, sta
 
 @torch.no_grad()
 def test_the_other_channels_hold_what_a_patch_has_beyond_the_first_eight(parts: Any) -> None:
-    seen, new = (draw_images(SMALL_128, TEST_SEEDS + first, 24) for first in (9000, 9500))
+    seen, new = (draw_images(SMALL_128, ENCODERS.start + first, 24) for first in (9000, 9500))
 
     def latents(images: torch.Tensor) -> torch.Tensor:
         return parts.vae.encode(images).latent_dist.mean.permute(0, 2, 3, 1).flatten(0, 2)

@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.full_pipeline import FullPipeline
 from matched import pair_table, read_matched
 from p2p_lab.scenes import WORLDS, caption, sample_scene
+from p2p_lab.scenes.splits import SAMPLES
 from run_facts import MEANING, count_parameters, draw_curve, fill, read_log, slope
 
 TOOL = "tools/model_card.py"
-GRID_SEED, GRID_COUNT, GRID_COLUMNS = 1_600_000_000, 24, 6
+GRID_COUNT, GRID_COLUMNS = 24, 6
 BARS = {
     "small": {
         "object_success": 0.85,
@@ -69,7 +70,7 @@ def draw_samples(weights: Path, world: str, target: Path) -> list[str]:
     from p2p_lab.training.preview import to_grid
 
     pipeline = FullPipeline.open(str(weights))
-    texts = [caption(sample_scene(GRID_SEED + i, world)).text for i in range(GRID_COUNT)]
+    texts = [caption(sample_scene(SAMPLES.seed(i), world)).text for i in range(GRID_COUNT)]
     pictures = [pipeline.draw(text, seed=i)[1].float() for i, text in enumerate(texts)]
     target.parent.mkdir(parents=True, exist_ok=True)
     to_grid(torch.stack(pictures), GRID_COLUMNS).save(target, optimize=True)

@@ -21,8 +21,8 @@ from p2p_lab.judge import Judge
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import Run, generate
 from p2p_lab.scenes import Scene, caption, render, sample_scene
+from p2p_lab.scenes.splits import MOVING
 
-FIRST_SEED = 1_400_000_000  # no model, no judge and no other benchmark used scenes from here on
 TRIES = 1000
 EDGE = 0.05
 Kind = Literal["move", "resize", "both"]
@@ -89,8 +89,8 @@ def make_move(number: int, model: Denoiser, judge: Judge, *, steps: int, seed: i
     """
     kind = KINDS[number % len(KINDS)]
     origin: Origin = "inverted" if number // len(KINDS) % 2 == 0 else "generated"
-    first = FIRST_SEED + (seed * 500 + number) * TRIES
-    for at in range(first, first + TRIES):
+    first = (seed * 500 + number) * TRIES
+    for at in map(MOVING.seed, range(first, first + TRIES)):
         scene = replace(sample_scene(at, "small"), named_place=True)
         if scene.relation not in ("one", "next to") or _twice(scene):
             continue

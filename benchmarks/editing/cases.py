@@ -15,9 +15,10 @@ from benchmarks.editing.kinds import KINDS
 from benchmarks.editing.truth import Mask, changed_names, may_change, wanted
 from p2p_lab.judge import Judge, Verdict, Wanted
 from p2p_lab.scenes import WORLDS, Scene, caption, render, sample_scene
+from p2p_lab.scenes.splits import EDITING
 
-FIRST_SEED = 1_200_000_000  # no model and no judge was trained on scenes from here to 1.5 · 10⁹
 TRIES = 2000
+SEEDS = (EDITING.stop - EDITING.start) // (500 * TRIES)
 RELATIONS = ("one", "next to", "riding")
 SHARE = (0.01, 0.6)  # of the picture that a local edit may change
 Origin = Literal["generated", "inverted"]
@@ -124,12 +125,14 @@ def make_case(number: int, judge: Judge, *, seed: int = 0, world: str = "small")
     Raises:
         ValueError: if the seed is out of range or no scene was found.
     """
-    if not 0 <= seed < 300 or not 0 <= number < 500:
-        raise ValueError(f"Seeds go from 0 to 299 and cases from 0 to 499; got {seed}, {number}.")
+    if not 0 <= seed < SEEDS or not 0 <= number < 500:
+        raise ValueError(
+            f"Seeds go from 0 to {SEEDS - 1} and cases from 0 to 499; got {seed}, {number}."
+        )
     kind = list(KINDS)[number % len(KINDS)]
     origin: Origin = "generated" if number // len(KINDS) % 2 == 0 else "inverted"
-    first = FIRST_SEED + seed * 500 * TRIES + number * TRIES
-    for at in range(first, first + TRIES):
+    first = (seed * 500 + number) * TRIES
+    for at in map(EDITING.seed, range(first, first + TRIES)):
         case = _case(number, at, kind, origin, world)
         if case is not None and _is_clear(case, judge):
             return case

@@ -86,10 +86,10 @@ class Controller:
         if self.rows.target is not None:
             return self._apply_edit(site, call, queries, self.rows.target)
         if self.rows.source is not None:
-            own = call.query_key(self.rows.source, queries)
+            query_key = call.query_key(self.rows.source, queries)
             if self._records(site) or self._records_self(site):
-                self.attend(site, None, own.probs())
-            self._keep(site, own)
+                self.attend(site, None, query_key.probs())
+            self._keep(site, query_key)
         return call.native()
 
     def attend(self, site: Site, target: Tensor | None, source: Tensor | None) -> Tensor:
@@ -199,10 +199,10 @@ class Controller:
             return call.native()
         everything = slice(None)
         if not self._injects(site):
-            own = call.query_key(rows, everything)
-            self._keep(site, own)
+            query_key = call.query_key(rows, everything)
+            self._keep(site, query_key)
             if self._records_self(site):
-                self._add_self(site, own.probs())
+                self._add_self(site, query_key.probs())
             return call.native()
         source = self._source_entry(site, call, everything)
         assert isinstance(source, QueryKey)
@@ -228,18 +228,18 @@ class Controller:
         """Edit the target's rows of a site that looks at text; the others are native."""
         if site.kind == "cross" and not self.keep and self._mixes(site):
             return self._apply_mix(site, call, rows)
-        own = call.query_key(rows, queries)
+        query_key = call.query_key(rows, queries)
         if not (self._records(site) or self._mixes(site) or self._injects(site)):
-            self._keep(site, own)
+            self._keep(site, query_key)
             return call.native()
         source = self._source_entry(site, call, queries)
         if shares(self.plan, site, self.step):
             call = share_image(call, rows, site, source)
-            own = call.query_key(rows, queries)
-        probs = own.probs()
+            query_key = call.query_key(rows, queries)
+        probs = query_key.probs()
         edited = self.attend(site, probs, None if source is None else source.probs())
         if edited is probs:
-            self._keep(site, own)
+            self._keep(site, query_key)
             return call.native()
         self._keep(site, EditedProbs(edited.to(call.query.dtype)))
         value = call.value[rows]
@@ -269,12 +269,12 @@ class Controller:
     def _add_mixed(self, site: Site, source: Tensor | None, target: Tensor | None) -> None:
         """Add up the target's maps before and after the edit, and the source's for the mask."""
         assert self.plan is not None and target is not None
-        own = target.mean(dim=1)  # (B, pixels, L)
+        target_maps = target.mean(dim=1)  # (B, pixels, L)
         theirs = None if source is None else source.mean(dim=1)
         moved = move_source(theirs, site, self.plan, self.step)
-        self.state.target.add(site.name, mix_cross(moved, own, self.plan, self.step))
+        self.state.target.add(site.name, mix_cross(moved, target_maps, self.plan, self.step))
         if self.record:
-            self.state.original.add(site.name, own)
+            self.state.original.add(site.name, target_maps)
         if theirs is not None and site.name in self._blend_names:
             self.state.source.add(site.name, theirs)
 

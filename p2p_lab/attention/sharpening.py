@@ -58,24 +58,24 @@ def sharp_map(
     steps = _late(store, late)
     heat = torch.stack([_token_map(store, site, tokens, steps) for site in sites]).mean(0)
     if rounds:
-        own = _self_attention(store, sites[0].size, steps)
-        heat = propagate(heat, own, rounds=rounds, power=power)
+        affinity = _self_attention(store, sites[0].size, steps)
+        heat = propagate(heat, affinity, rounds=rounds, power=power)
     return heat if image is None else enlarge_along(heat, image, spread=spread)
 
 
-def propagate(heat: Tensor, own: Tensor, *, rounds: int, power: float = 1.0) -> Tensor:
+def propagate(heat: Tensor, affinity: Tensor, *, rounds: int, power: float = 1.0) -> Tensor:
     """Multiply a map by the self-attention some times, as a geometric mean with itself.
 
     Args:
         heat: (h, w), not negative.
-        own: (pixels, pixels), row = who looks, column = where; rows need not sum to 1.
+        affinity: (pixels, pixels), row = who looks, column = where; rows need not sum to 1.
         rounds: How often.
         power: Exponent of the self-attention before its rows are brought to sum 1 again.
 
     Returns:
         (h, w).
     """
-    decided = own**power
+    decided = affinity**power
     decided = decided / decided.sum(dim=1, keepdim=True)
     first = heat.flatten()
     values = first

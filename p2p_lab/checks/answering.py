@@ -55,7 +55,7 @@ def outcome_of(
         rules: What library code it may run; anything, by default.
         drive: A function that is called with the answer and its arguments, and calls it.
     """
-    given = copy.deepcopy(args)
+    own_args = copy.deepcopy(args)
     called = resolved(args)
     watch = Watch(rules) if rules is not None else None
     value, failure = None, None  # type: tuple[Any, BaseException | None]
@@ -69,7 +69,7 @@ def outcome_of(
         return Outcome("nothing")
     if failure is not None:
         return Outcome("wrong", sentence=_raised(answer, failure))
-    if not all(_same(old, new) for old, new in zip(given, args, strict=True)):
+    if not all(_same(old, new) for old, new in zip(own_args, args, strict=True)):
         return Outcome("wrong", sentence=_IN_PLACE)
     if value is None or value is ...:
         return Outcome("nothing")
@@ -118,8 +118,8 @@ def _same(old: Any, new: Any) -> bool:
 
 def _raised(answer: Any, error: BaseException) -> str:
     """Say what an answer raised, and in which of its lines."""
-    said = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().splitlines()
-    text = f"It raised {type(error).__name__}{': ' + said[0][:160] if said else ''}"
+    message = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().splitlines()
+    text = f"It raised {type(error).__name__}{': ' + message[0][:160] if message else ''}"
     function = answer if hasattr(answer, "__code__") else type(answer).__call__
     code = getattr(function, "__code__", None)
     lines = [

@@ -54,14 +54,14 @@ def put_up(course: str, gib: float) -> None:
 def _silence() -> None:
     """Let `check`, `hint` and `grade` in a student's own cells do nothing."""
 
-    def said(exercise_id: str = "", *args: Any, **more: Any) -> Note:
+    def notice(exercise_id: str = "", *args: Any, **more: Any) -> Note:
         return Note(str(exercise_id), "hint", str(exercise_id), "Not run while it is graded.")
 
     rooms = (sys.modules["p2p_lab.checks"], asking, grading)
     for room in rooms:
         for name in ("check", "hint", "solution", "grade", "exercises", "questions"):
             if hasattr(room, name):
-                setattr(room, name, said)
+                setattr(room, name, notice)
 
 
 def _limit(gib: float) -> None:
@@ -77,14 +77,14 @@ def _limit(gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
 
 
-def _guard(closed: list[str], own: str) -> Any:
+def _guard(closed: list[str], allowed: str) -> Any:
     """Return the hook that refuses what an answer has no need of."""
-    own = os.path.realpath(own)
+    allowed = os.path.realpath(allowed)
 
     def guard(event: str, args: tuple[Any, ...]) -> None:
         if event in _PATHS:
             for path in args[:2]:
-                if isinstance(path, (str, bytes, os.PathLike)) and _shut(path, closed, own):
+                if isinstance(path, (str, bytes, os.PathLike)) and _shut(path, closed, allowed):
                     raise PermissionError("This file is not read while a problem set is graded.")
         elif event in _STARTS:
             raise PermissionError("No program is started while a problem set is graded.")
@@ -94,13 +94,13 @@ def _guard(closed: list[str], own: str) -> Any:
     return guard
 
 
-def _shut(path: Any, closed: list[str], own: str) -> bool:
+def _shut(path: Any, closed: list[str], allowed: str) -> bool:
     """Return whether a path lies in a closed folder, or is another process's."""
     real = os.path.realpath(os.fsdecode(path))
     other = re.match(r"/proc/(\d+)/(?:mem|environ|fd|maps|cwd|root|task)", real)
     if other and int(other[1]) != os.getpid():
         return True
-    return any(_within(real, one) and not (_within(own, one) and _within(real, own))
+    return any(_within(real, one) and not (_within(allowed, one) and _within(real, allowed))
                for one in closed)  # fmt: skip
 
 

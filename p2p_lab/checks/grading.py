@@ -89,7 +89,7 @@ def graded(
     question = find_question(question_id)
     seed = seed_of(student, question_id, secret)
     with _quiet():
-        return verdict(question, answer, lambda given: question.judge(given, seed, easy))
+        return verdict(question, answer, lambda args: question.judge(args, seed, easy))
 
 
 @contextlib.contextmanager

@@ -161,13 +161,13 @@ def _test_pointing(answer: Callable[..., Any]) -> str:
     for (heat, mask), right, what in cases:
         got = call(answer, heat, mask)
         try:
-            said = float(got)
+            found = float(got)
         except (TypeError, ValueError, RuntimeError):
             raise Wrong("It must return one yes or no: True when the peak is inside.") from None
-        if said not in (0.0, 1.0):
-            raise Wrong(f"It must return True or False, got {said:.3g}. Only the peak counts.")
-        if bool(said) != right:
-            raise Wrong(f"It says {bool(said)} for {what}; right is {right}.")
+        if found not in (0.0, 1.0):
+            raise Wrong(f"It must return True or False, got {found:.3g}. Only the peak counts.")
+        if bool(found) != right:
+            raise Wrong(f"It says {bool(found)} for {what}; right is {right}.")
     return "Seven maps, also not square and smaller than their mask: all judged rightly."
 
 

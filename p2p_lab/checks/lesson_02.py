@@ -135,12 +135,12 @@ def _test_window(answer: Callable[..., Any]) -> str:
     for window, steps in _WINDOWS:
         got = call(answer, window, steps)
         try:
-            said = [int(step) for step in got]
+            answered = [int(step) for step in got]
         except (TypeError, ValueError):
             raise Wrong(
                 f"It must return steps, as range(0, 8) or a list, got a {type(got).__name__}."
             ) from None
-        _judge_steps(said, window, steps)
+        _judge_steps(answered, window, steps)
     return f"{len(_WINDOWS)} windows: the right steps, also for an empty and a whole one."
 
 

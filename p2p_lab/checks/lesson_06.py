@@ -160,8 +160,8 @@ def _test_cascade(answer: Callable[..., Any]) -> str:
 
 
 def _judge_calls(calls: list[tuple[str, int, str]], count: int) -> None:
-    bases = [said for name, _, said in calls if name == "base"]
-    stages = [(name, side, said) for name, side, said in calls if name != "base"]
+    bases = [size for name, _, size in calls if name == "base"]
+    stages = [(name, side, size) for name, side, size in calls if name != "base"]
     if len(bases) != 1:
         raise Wrong(f"The base stage runs once, here it ran {len(bases)} times.")
     if bases[0] != f"{_SOURCE} -> {_TARGET}":
@@ -169,9 +169,9 @@ def _judge_calls(calls: list[tuple[str, int, str]], count: int) -> None:
     if [name for name, _, _ in stages] != [f"stage {n + 1}" for n in range(count)]:
         names = ", ".join(name for name, _, _ in stages) or "none"
         raise Wrong(f"{count} stages have to run, each once and in order; these ran: {names}.")
-    for n, (name, side, said) in enumerate(stages):
-        if said != _TARGET:
-            raise Wrong(f'{name} got the prompt "{said}"; what it enlarges is the edited picture.')
+    for n, (name, side, size) in enumerate(stages):
+        if size != _TARGET:
+            raise Wrong(f'{name} got the prompt "{size}"; what it enlarges is the edited picture.')
         if side != 4 * 2**n:
             raise Wrong(f"{name} got a picture of {side} pixels; give it the result before it.")
 

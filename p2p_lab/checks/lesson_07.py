@@ -68,8 +68,8 @@ def _test_rows(answer: Callable[..., Any]) -> str:
             if taped
             else "Without a tape source and target run together: four rows a step."
         )
-        said = f"For {count} edits of {steps} steps, tape {taped},"
-        _name(got, right, {**mistakes, turned: other}, said)
+        situation = f"For {count} edits of {steps} steps, tape {taped},"
+        _name(got, right, {**mistakes, turned: other}, situation)
     return "One edit and many, with a tape and without: all agree."
 
 

@@ -53,14 +53,14 @@ def noise_scene(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Noise
         phrase: look for the object with its attribute, as "red car", in place of its noun alone.
     """
     size = (model.defaults.height, model.defaults.width)
-    drawn, said = render(scene, size[0]), caption(scene)
+    drawn, words = render(scene, size[0]), caption(scene)
     clean = model.encode(drawn.images.to(model.device, model.dtype))  # (1, C, h, w)
     schedule = make_schedule(model.scheduler_config, "ddim", NOISED_STEPS)
     level, noise = schedule.alpha_bar[NOISED_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
-    prompt = model.prompt(said.text)
-    named = next(p for p in said.phrases if p.kind == "object")
-    first = next((p for p in said.phrases if phrase and p.kind == "attribute"), named)
-    word = said.text[first.start : named.end]
+    prompt = model.prompt(words.text)
+    named = next(p for p in words.phrases if p.kind == "object")
+    first = next((p for p in words.phrases if phrase and p.kind == "attribute"), named)
+    word = words.text[first.start : named.end]
     return NoisedScene(
         latents=level**0.5 * clean + (1 - level) ** 0.5 * noise.to(clean),
         t=schedule.timesteps[NOISED_STEP],

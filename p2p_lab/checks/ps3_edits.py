@@ -75,16 +75,16 @@ def _why(value: Tensor, args: Args) -> str:
     """Return what a target lacks; empty when both of its numbers are good enough."""
     first, second = float(value[0]), float(value[1])
     if args[2]:
-        said = (
+        report = (
             f"{args[0]} → {args[1]}, local: background {first:+.1f} dB, object changed {second:.0%}"
         )
         if first < KEPT_DB:
-            return f"{said}: the background has to gain {KEPT_DB:.0f} dB or more."
-        return "" if second >= CHANGED else f"{said}: the object has to change {CHANGED:.0%}."
-    said = f"{args[0]} → {args[1]}, layout: structure distance {first:.0%}, changed {second:.0%}"
+            return f"{report}: the background has to gain {KEPT_DB:.0f} dB or more."
+        return "" if second >= CHANGED else f"{report}: the object has to change {CHANGED:.0%}."
+    report = f"{args[0]} → {args[1]}, layout: structure distance {first:.0%}, changed {second:.0%}"
     if first > LAYOUT:
-        return f"{said} of the free edit's: at most {LAYOUT:.0%} of the distance may be left."
-    return "" if second >= MOVED else f"{said} of the free edit's: change at least {MOVED:.0%}."
+        return f"{report} of the free edit's: at most {LAYOUT:.0%} of the distance may be left."
+    return "" if second >= MOVED else f"{report} of the free edit's: change at least {MOVED:.0%}."
 
 
 def _good(old: str, new: str, local: bool) -> list[Any]:

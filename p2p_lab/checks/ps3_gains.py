@@ -30,15 +30,15 @@ def _draw_gains(rng: random.Random, easy: bool) -> Args:
     yes, no = matched.nonzero().flatten().tolist(), (~matched).nonzero().flatten().tolist()
     if easy:
         return matched, steps, window, {}, {}
-    own = {rng.choice(yes): (rng.choice([0.15, 0.25, 0.35]), 0.95)}
-    return matched, steps, window, own, {rng.choice(yes): 2.0, rng.choice(no): -1.0}
+    word_windows = {rng.choice(yes): (rng.choice([0.15, 0.25, 0.35]), 0.95)}
+    return matched, steps, window, word_windows, {rng.choice(yes): 2.0, rng.choice(no): -1.0}
 
 
 def _gains(
     matched: Tensor,
     steps: int,
     window: Window,
-    own: Mapping[int, Window],
+    word_windows: Mapping[int, Window],
     faders: Mapping[int, float],
     *,
     edge: Callable[[float], int] = round,
@@ -47,7 +47,7 @@ def _gains(
     """Return source and target gain, (T, L) each; `edge` and `more` are known mistakes."""
     source, target = torch.zeros(steps, len(matched)), torch.ones(steps, len(matched))
     for j in range(len(matched)):
-        start, end = own.get(j, window)
+        start, end = word_windows.get(j, window)
         for t in range(edge(start * steps), min(edge(end * steps) + more, steps)):
             if matched[j]:
                 source[t, j], target[t, j] = 1, 0
@@ -60,8 +60,8 @@ def _parts(source: Callable[..., Any], target: Callable[..., Any]) -> Callable[.
     return lambda *args: (source(*args)[0], target(*args)[1])
 
 
-def _plain(m: Tensor, T: int, w: Window, own: Any, faders: Any) -> Any:  # noqa: N803
-    return _gains(m, T, w, own, {})
+def _plain(m: Tensor, T: int, w: Window, word_windows: Any, faders: Any) -> Any:  # noqa: N803
+    return _gains(m, T, w, word_windows, {})
 
 
 def _edge(**how: Any) -> Callable[..., Any]:
@@ -105,8 +105,8 @@ GAINS: Question = Question(
         ),
         Mistake(
             "The window is turned round: the source's maps are taken outside of it.",
-            lambda m, T, w, own, faders: _gains(
-                m, T, (w[1], 1.0), {j: (0.0, a) for j, (a, b) in own.items()}, faders
+            lambda m, T, w, word_windows, faders: _gains(
+                m, T, (w[1], 1.0), {j: (0.0, a) for j, (a, b) in word_windows.items()}, faders
             ),
             easy=True,
         ),
@@ -121,14 +121,18 @@ GAINS: Question = Question(
         ),
         Mistake(
             "The tokens' own windows are not used.",
-            lambda m, T, w, own, faders: _gains(m, T, w, {}, faders),
+            lambda m, T, w, word_windows, faders: _gains(m, T, w, {}, faders),
         ),
         Mistake(
             "A fader acts at every step; here it acts inside the window alone.",
-            lambda m, T, w, own, faders: tuple(
-                torch.where(_gains(torch.ones_like(m), T, w, own, {})[0] > 0, with_, without)
+            lambda m, T, w, word_windows, faders: tuple(
+                torch.where(
+                    _gains(torch.ones_like(m), T, w, word_windows, {})[0] > 0, with_, without
+                )
                 for with_, without in zip(
-                    _gains(m, T, w, own, faders), _gains(m, T, w, own, {}), strict=True
+                    _gains(m, T, w, word_windows, faders),
+                    _gains(m, T, w, word_windows, {}),
+                    strict=True,
                 )
             ),
         ),

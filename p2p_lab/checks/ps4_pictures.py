@@ -55,7 +55,7 @@ def _retrace(
     """Return an answer; None takes the guidance that is asked for."""
 
     def answer(model: Any, picture: Tensor, text: str, scale: float, steps: int) -> float:
-        one, two = (scale if given is None else given for given in (back, forth))
+        one, two = (scale if other is None else other for other in (back, forth))
         return _path(text, picture, one, two, steps, late)
 
     return answer

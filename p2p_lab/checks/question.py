@@ -170,8 +170,8 @@ def refused(question: Question, mistake: Mistake, case: Case) -> bool:
 def value_by(question: Question, answer: Answer, args: Args) -> Tensor | None:
     """Return the value of one of our own answers, None where it has no proper one."""
     try:
-        given = resolved(args)
-        made = answer(*given) if question.drive is None else question.drive(answer, *given)
+        values = resolved(args)
+        made = answer(*values) if question.drive is None else question.drive(answer, *values)
         return question.read(made, args)
     except Exception:  # a mistake may fail on an input altogether
         return None

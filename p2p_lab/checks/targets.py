@@ -97,14 +97,14 @@ def paint_case(seed: int) -> PaintedCase:
 
 def score_of(case: DrawnCase | PaintedCase, edits: tuple[Any, ...]) -> Score:
     """Return a case's two numbers: (distance, change), or (dB that are kept, change)."""
-    told = repr(edits)
-    if "tensor(" in told or "array(" in told:  # shortened, so it does not tell edits apart
+    text = repr(edits)
+    if "tensor(" in text or "array(" in text:  # shortened, so it does not tell edits apart
         return _score_of(case, edits)
-    if (id(case), told) not in _KNOWN:
+    if (id(case), text) not in _KNOWN:
         if len(_KNOWN) > 200:
             _KNOWN.clear()
-        _KNOWN[id(case), told] = (case, _score_of(case, edits))  # the case stays, and so its id
-    return _KNOWN[id(case), told][1]
+        _KNOWN[id(case), text] = (case, _score_of(case, edits))  # the case stays, and so its id
+    return _KNOWN[id(case), text][1]
 
 
 _KNOWN: dict[tuple[int, str], tuple[DrawnCase | PaintedCase, Score]] = {}

@@ -75,14 +75,14 @@ class Watch:
         if self._decoys == seen and self.used is None:
             self.used = "sys.setprofile, which switches this watch off"
 
-    def _note(self, frame: FrameType, event: str, given: Any) -> None:
+    def _note(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
             self._enter(frame.f_code)
         elif event == "return":
             if self._states:
                 self._states.pop()
         elif event == "c_call" and self._outside and not self.rules.attention:
-            name = getattr(given, "__name__", "")
+            name = getattr(argument, "__name__", "")
             if name in _ATTENTION:
                 self._blame(f"torch's {name}")
 

@@ -81,8 +81,8 @@ def unpacked(value: Any) -> Any:
     if "dict" in value:
         return {unpacked(k): unpacked(v) for k, v in value["dict"]}
     if "edit" in value:
-        given = {name: unpacked(part) for name, part in value["fields"].items()}
-        return getattr(edits, value["edit"])(**given) if value["edit"] in _EDITS else None
+        fields = {name: unpacked(part) for name, part in value["fields"].items()}
+        return getattr(edits, value["edit"])(**fields) if value["edit"] in _EDITS else None
     return Unsent(str(value.get("unsent", "dict")))
 
 

@@ -7,27 +7,27 @@ import math
 from pathlib import Path
 
 
-def check_numbers(given: argparse.Namespace) -> None:
+def check_numbers(options: argparse.Namespace) -> None:
     """See that steps, seed and guidance are possible.
 
     Raises:
         ValueError: If one is not.
     """
-    if given.steps is not None and given.steps < 1:
-        raise ValueError(f"--steps {given.steps}: a schedule has at least 1 step.")
-    seed = getattr(given, "seed", 0)
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"--steps {options.steps}: a schedule has at least 1 step.")
+    seed = getattr(options, "seed", 0)
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed {seed} is not possible: give a whole number from 0 on.")
-    scale = given.guidance
+    scale = options.guidance
     if scale is not None and not (math.isfinite(scale) and scale >= 1):
         raise ValueError(f"--guidance {scale} is not possible: give a number from 1 on.")
 
 
-def check_edit(given: argparse.Namespace, source: str | None, target: str) -> None:
+def check_edit(options: argparse.Namespace, source: str | None, target: str) -> None:
     """See that windows and weights are possible and that the named words stand in the prompts.
 
     Args:
-        given: Options of the edit.
+        options: Options of the edit.
         source: The source prompt, None where it is not known yet.
         target: The edit's prompt.
 
@@ -37,9 +37,9 @@ def check_edit(given: argparse.Namespace, source: str | None, target: str) -> No
     from p2p_lab.commands.edit import blend_words, named_edits
     from p2p_lab.edits import Refine
 
-    named_edits(given, Refine)
-    before, after = blend_words(given.blend)
-    for word in [*(word for word, _ in given.reweight), *after]:
+    named_edits(options, Refine)
+    before, after = blend_words(options.blend)
+    for word in [*(word for word, _ in options.reweight), *after]:
         check_word(word, target)
     for word in before if source is not None else ():
         check_word(word, str(source))

@@ -12,14 +12,14 @@ def add(parsers: Any) -> None:
     parser.add_argument("action", nargs="?", choices=("show", "clear"), default="show")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Say what is kept, or throw it away."""
     from p2p_lab.inversion import InversionCache
 
     cache = InversionCache()
     size = cache.nbytes / 2**20
     left = f", {len(cache.leftovers())} half-written file(s) among them" * bool(cache.leftovers())
-    if given.action == "clear":
+    if options.action == "clear":
         print(f"Threw away {cache.clear()} inversion(s), {size:.1f} MiB{left}, of {cache.folder}.")
         return 0
     limit = cache.limit / 2**20

@@ -29,10 +29,10 @@ def add(parsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print the findings; the exit code is 1 when something is wrong."""
-    facts, wrong = examine(given.model, given.device)
-    if given.json:
+    facts, wrong = examine(options.model, options.device)
+    if options.json:
         print(json.dumps({**facts, "wrong": wrong}))
         return 1 if wrong else 0
     width = max(map(len, facts))

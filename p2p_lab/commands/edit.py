@@ -99,31 +99,31 @@ def weight(text: str) -> tuple[str, float]:
         ) from None
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Generate the source, edit it, write what was asked for and print the numbers."""
-    outputs = [p for p in (given.output, given.figure) if p is not None]
+    outputs = [p for p in (options.output, options.figure) if p is not None]
     if not outputs:
         raise ValueError("Nothing would be written. Name a file: -o edit.png or --figure all.png.")
     if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
         raise ValueError(f"-o and --figure both name {outputs[0]}. Name two files.")
     for path in outputs:
-        check_writable(path, SUFFIXES, force=given.force)
-    _early.check_numbers(given)
-    _early.check_edit(given, given.source, given.target)
-    _early.check_model(given.model)
-    source, plain, edited, seconds = sample(given)
-    summary = _write_and_sum_up(given, source, plain, edited)
+        check_writable(path, SUFFIXES, force=options.force)
+    _early.check_numbers(options)
+    _early.check_edit(options, options.source, options.target)
+    _early.check_model(options.model)
+    source, plain, edited, seconds = sample(options)
+    summary = _write_and_sum_up(options, source, plain, edited)
     print(edited.note or f"Edited as asked: {_how(edited)}.")
-    print(f"{told(summary, plain)}\n{_seconds(seconds)}")
+    print(f"{summary_line(summary, plain)}\n{_seconds(seconds)}")
     for path in outputs:
         print(f"wrote {path}")
-    if given.json:
+    if options.json:
         numbers = to_numbers(summary, seconds)
         print(json.dumps(numbers if plain else _without_plain(numbers)))
     return 0
 
 
-def sample(given: argparse.Namespace) -> tuple[Run, Run | None, Run, dict[str, float]]:
+def sample(options: argparse.Namespace) -> tuple[Run, Run | None, Run, dict[str, float]]:
     """Return source, plain re-prompt of the same seed and edit, and what each took.
 
     Equal prompts have no re-prompt: it would be the source. The edit is compiled first, so that a
@@ -133,39 +133,39 @@ def sample(given: argparse.Namespace) -> tuple[Run, Run | None, Run, dict[str, f
     from p2p_lab.models import load
     from p2p_lab.sampling import edit, generate
 
-    model = load(given.model, given.device)
-    before, after = model.prompt(given.source), model.prompt(given.target)
-    edits, note = make_edits(given, before, after)
-    steps = model.defaults.steps if given.steps is None else given.steps
+    model = load(options.model, options.device)
+    before, after = model.prompt(options.source), model.prompt(options.target)
+    edits, note = make_edits(options, before, after)
+    steps = model.defaults.steps if options.steps is None else options.steps
     compile_edits(edits, before, after, steps)
     settings: dict[str, Any] = {
-        "seed": given.seed, "steps": steps, "guidance_scale": given.guidance,
-        "negative": given.negative, "progress": sys.stderr.isatty(),
+        "seed": options.seed, "steps": steps, "guidance_scale": options.guidance,
+        "negative": options.negative, "progress": sys.stderr.isatty(),
     }  # fmt: skip
     started = time.perf_counter()
-    source = generate(model, given.source, **settings)
+    source = generate(model, options.source, **settings)
     made = time.perf_counter()
-    edited = replace(edit(source, given.target, edits), note=note)
+    edited = replace(edit(source, options.target, edits), note=note)
     done = time.perf_counter()
     plain = None
     if source.prompt.ids != edited.prompt.ids:
-        plain = generate(model, given.target, record="none", **settings)
+        plain = generate(model, options.target, record="none", **settings)
     return source, plain, edited, {"source": made - started, "edit": done - made}
 
 
-def make_edits(given: argparse.Namespace, source: Any, target: Any) -> tuple[list[Edit], str]:
+def make_edits(options: argparse.Namespace, source: Any, target: Any) -> tuple[list[Edit], str]:
     """Return the edits that the options name, and what was chosen for the user, in a sentence."""
     from p2p_lab.edits import Refine, Replace, default_edits
 
     note, kinds = "", {"replace": Replace, "refine": Refine}
-    kind: Any = kinds.get(given.edit)
+    kind: Any = kinds.get(options.edit)
     if kind is None:
         chosen, note = default_edits(source, target)
         kind = type(chosen[0])
-    return named_edits(given, kind), note
+    return named_edits(options, kind), note
 
 
-def named_edits(given: argparse.Namespace, kind: Any) -> list[Edit]:
+def named_edits(options: argparse.Namespace, kind: Any) -> list[Edit]:
     """Return an aligner of this kind and the other edits that the options name.
 
     Raises:
@@ -173,11 +173,11 @@ def named_edits(given: argparse.Namespace, kind: Any) -> list[Edit]:
     """
     from p2p_lab.edits import LocalBlend, Reweight
 
-    windows = {"cross": given.cross, "self_attention": given.self_attention}
+    windows = {"cross": options.cross, "self_attention": options.self_attention}
     edits: list[Any] = [kind(**{k: v for k, v in windows.items() if v is not None})]
-    edits += [Reweight(word, scale) for word, scale in given.reweight]
-    if given.blend:
-        edits.append(LocalBlend(*blend_words(given.blend)))
+    edits += [Reweight(word, scale) for word, scale in options.reweight]
+    if options.blend:
+        edits.append(LocalBlend(*blend_words(options.blend)))
     return edits
 
 
@@ -193,17 +193,17 @@ def _words(text: str) -> list[str]:
 
 
 def _write_and_sum_up(
-    given: argparse.Namespace, source: Run, plain: Run | None, edited: Run
+    options: argparse.Namespace, source: Run, plain: Run | None, edited: Run
 ) -> EditSummary:
     from p2p_lab.metrics import edit_summary
 
-    if given.output is not None:
-        write_picture(given.output, edited, force=given.force)
-    if given.figure is not None:
+    if options.output is not None:
+        write_picture(options.output, edited, force=options.force)
+    if options.figure is not None:
         from p2p_lab.figures import show_edit, show_pictures, to_png
 
         figure = show_edit(source, plain, edited) if plain else _two(show_pictures, source, edited)
-        write_whole(given.figure, to_png(figure), force=given.force)
+        write_whole(options.figure, to_png(figure), force=options.force)
     return edit_summary(source.image, (plain or source).image, edited.image)
 
 
@@ -213,7 +213,7 @@ def _two(show: Any, source: Run, edited: Run) -> Any:
     return show([source, edited], [f"source: {text}", f"edit: {text}"])
 
 
-def told(summary: EditSummary, plain: Run | None) -> str:
+def summary_line(summary: EditSummary, plain: Run | None) -> str:
     """Return the numbers to print: without a re-prompt where the prompts are equal."""
     if plain is not None:
         return str(summary)

@@ -57,81 +57,81 @@ def add(parsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="end with the numbers as one JSON line")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Invert, edit if a target is named, write the picture and print the numbers."""
-    if given.output is None:
+    if options.output is None:
         raise ValueError("Nothing would be written. Name a file: -o result.png.")
-    check_writable(given.output, (".png",), force=given.force)
-    model, source, target = _texts(given)
+    check_writable(options.output, (".png",), force=options.force)
+    model, source, target = _texts(options)
     started = time.perf_counter()
-    inverted = _invert(given, model, source)
-    numbers = {**_kept(given, inverted), "invert_seconds": time.perf_counter() - started}
+    inverted = _invert(options, model, source)
+    numbers = {**_kept(options, inverted), "invert_seconds": time.perf_counter() - started}
     result = inverted
     if target:
         started = time.perf_counter()
-        result = _edit(given, inverted, target)
+        result = _edit(options, inverted, target)
         numbers["edit_seconds"] = time.perf_counter() - started
-    write_picture(given.output, result, force=given.force)
+    write_picture(options.output, result, force=options.force)
     print(f'"{source}": {inverted.note}')
     print(", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in numbers.items()))
-    print(f"wrote {given.output}")
-    if given.json:
+    print(f"wrote {options.output}")
+    if options.json:
         print(json.dumps({"prompt": source, **{k: round(v, 3) for k, v in numbers.items()}}))
     return 0
 
 
-def _texts(given: argparse.Namespace) -> tuple[Denoiser, str, str | None]:
+def _texts(options: argparse.Namespace) -> tuple[Denoiser, str, str | None]:
     """Return the model, the source prompt and the target prompt if there is one."""
-    own = 0 if given.suggest else 1
-    if not own <= len(given.prompts) <= own + 1:
+    prompts_needed = 0 if options.suggest else 1
+    if not prompts_needed <= len(options.prompts) <= prompts_needed + 1:
         raise ValueError(
-            f"Got {len(given.prompts)} prompt(s) after the picture. Say what it shows and, if it "
+            f"Got {len(options.prompts)} prompt(s) after the picture. Say what it shows and, if it "
             "is to be edited, the edit's prompt; with --suggest the edit's prompt alone."
         )
-    _early.check_picture(given.picture)
-    _early.check_numbers(given)
-    _early.check_model(given.model)
-    for target in given.prompts[own:]:
-        _early.check_edit(given, None if given.suggest else given.prompts[0], target)
+    _early.check_picture(options.picture)
+    _early.check_numbers(options)
+    _early.check_model(options.model)
+    for target in options.prompts[prompts_needed:]:
+        _early.check_edit(options, None if options.suggest else options.prompts[0], target)
     from p2p_lab.inversion import suggest_prompt
     from p2p_lab.models import load
 
-    model = load(given.model, given.device)
-    source = suggest_prompt(model, given.picture) if given.suggest else given.prompts[0]
-    return model, source, next(iter(given.prompts[own:]), None)
+    model = load(options.model, options.device)
+    source = suggest_prompt(model, options.picture) if options.suggest else options.prompts[0]
+    return model, source, next(iter(options.prompts[prompts_needed:]), None)
 
 
-def _invert(given: argparse.Namespace, model: Denoiser, source: str) -> Run:
+def _invert(options: argparse.Namespace, model: Denoiser, source: str) -> Run:
     from p2p_lab.inversion import invert
 
     return invert(
         model,
-        given.picture,
+        options.picture,
         source,
-        method=given.method,
-        steps=given.steps,
-        guidance_scale=given.guidance,
-        fit=given.fit,
-        cache=not given.no_cache,
+        method=options.method,
+        steps=options.steps,
+        guidance_scale=options.guidance,
+        fit=options.fit,
+        cache=not options.no_cache,
         progress=sys.stderr.isatty(),
     )
 
 
-def _edit(given: argparse.Namespace, inverted: Run, target: str) -> Run:
+def _edit(options: argparse.Namespace, inverted: Run, target: str) -> Run:
     from p2p_lab.sampling import edit
 
     assert inverted.model is not None
-    edits, _ = make_edits(given, inverted.prompt, inverted.model.prompt(target))
+    edits, _ = make_edits(options, inverted.prompt, inverted.model.prompt(target))
     return edit(inverted, target, edits)
 
 
-def _kept(given: argparse.Namespace, inverted: Run) -> dict[str, float]:
+def _kept(options: argparse.Namespace, inverted: Run) -> dict[str, float]:
     """Return how much of the picture came back, beside how much the autoencoder keeps."""
     from p2p_lab.inversion import load_image, to_tensor
     from p2p_lab.metrics import psnr
 
     assert inverted.model is not None
-    picture = load_image(given.picture, inverted.size, given.fit)
+    picture = load_image(options.picture, inverted.size, options.fit)
     trip = inverted.model.decode(inverted.model.encode(to_tensor(picture)))[0].cpu()
     return {
         "reconstruction_psnr": min(psnr(picture, inverted.array), 99.0),

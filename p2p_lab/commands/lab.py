@@ -37,16 +37,16 @@ def add(parsers: Any) -> None:
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
-def folder_of(given: argparse.Namespace) -> Path:
+def folder_of(options: argparse.Namespace) -> Path:
     """Return the folder to open: the one named, or the reader's own lessons, written if missing.
 
     Raises:
         NotADirectoryError: If there is no such folder.
     """
-    if given.folder is None:
+    if options.folder is None:
         print(report(FOLDER, write_lessons(FOLDER)), flush=True)
         return FOLDER
-    folder: Path = given.folder
+    folder: Path = options.folder
     if not folder.is_dir():
         raise NotADirectoryError(
             f"There is no folder {folder}. Name one that holds notebooks; an option of JupyterLab "
@@ -55,25 +55,25 @@ def folder_of(given: argparse.Namespace) -> Path:
     return folder
 
 
-def command(given: argparse.Namespace, folder: Path) -> list[str]:
+def command(options: argparse.Namespace, folder: Path) -> list[str]:
     """Return the command that starts JupyterLab; the address that it prints opens lesson 00."""
     line = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
     if (folder / FIRST).is_file():
         line.append(f"--LabApp.default_url=/lab/tree/{FIRST}")
-    line += ["--no-browser"] if given.no_browser else []
-    line += [f"--port={given.port}"] if given.port else []
-    return line + list(given.unknown)
+    line += ["--no-browser"] if options.no_browser else []
+    line += [f"--port={options.port}"] if options.port else []
+    return line + list(options.unknown)
 
 
 def environment() -> dict[str, str]:
     """Return the server's environment."""
     paths = [str(QUIET), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     # Kernels beside a browser share their cores: threads that wait must sleep, not spin.
-    usual = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    return {**usual, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    return {**env, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
 
 
-def check(given: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> None:
     """See that JupyterLab is there and will start.
 
     Raises:
@@ -82,17 +82,17 @@ def check(given: argparse.Namespace) -> None:
     """
     if find_spec("jupyterlab") is None:
         raise OSError("JupyterLab is not installed. Run: pip install jupyterlab")
-    if getattr(os, "geteuid", lambda: 1)() == 0 and AS_ROOT not in given.unknown:
+    if getattr(os, "geteuid", lambda: 1)() == 0 and AS_ROOT not in options.unknown:
         raise PermissionError(
             "You are root, and JupyterLab does not start for root unless told to. In a container "
             f"that is usual: add {AS_ROOT} (with make: make lab ARGS={AS_ROOT})."
         )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Become JupyterLab, so that Ctrl-C and signals reach it; on Windows start it and wait."""
-    check(given)
-    line, around = command(given, folder_of(given)), environment()
+    check(options)
+    line, around = command(options, folder_of(options)), environment()
     if os.name == "posix":
         sys.stdout.flush()
         os.execve(line[0], line, around)

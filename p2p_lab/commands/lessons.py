@@ -48,21 +48,21 @@ def add(parsers: Any) -> None:
     parser.add_argument("--solutions", action="store_true", help="keep the folded solutions")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Write the lessons and print what was written and what was kept."""
-    told = write_lessons(given.folder, solutions=given.solutions)
-    print(report(given.folder, told))
+    written = write_lessons(options.folder, solutions=options.solutions)
+    print(report(options.folder, written))
     return 0
 
 
-def report(folder: Path, told: Written) -> str:
+def report(folder: Path, written: Written) -> str:
     """Return sentences on what was written and what was kept."""
-    lines = [f"Wrote {len(told.wrote)} lesson(s) to {folder}: {', '.join(told.wrote)}."]
-    if not told.wrote:
+    lines = [f"Wrote {len(written.wrote)} lesson(s) to {folder}: {', '.join(written.wrote)}."]
+    if not written.wrote:
         lines = [f"The lessons in {folder} are there already."]
-    if told.kept:
+    if written.kept:
         lines.append(
-            f"Kept {len(told.kept)} that you changed: {', '.join(told.kept)}. "
+            f"Kept {len(written.kept)} that you changed: {', '.join(written.kept)}. "
             "To get one anew, rename or delete yours."
         )
     return "\n".join(lines)
@@ -146,11 +146,11 @@ def text_of(source: str | list[str]) -> str:
 
 def digest(notebook: Notebook) -> str:
     """Return a checksum of what a reader may change: the cells' kinds, texts and outputs."""
-    told = [
+    lines = [
         (cell["cell_type"], text_of(cell["source"]), bool(cell.get("outputs")))
         for cell in notebook["cells"]
     ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def digest_in(path: Path) -> str | None:

@@ -68,7 +68,7 @@ class LocalBlend:
         minus = _listed(self.subtract)
         _check_subtract(minus, source, target, plan)
         start = self.start * plan.steps
-        own = None if self.mask is None else checked_mask(self.mask)
+        user_mask = None if self.mask is None else checked_mask(self.mask)
         blend = BlendPlan(
             source_tokens=_all_tokens(source, before, plan, "source_words"),
             target_tokens=_all_tokens(target, after, plan, "target_words"),
@@ -76,9 +76,9 @@ class LocalBlend:
             target_subtract=_all_tokens(target, _present(minus, target), plan, "subtract"),
             threshold=float(self.threshold),
             start_step=int(start) if plan.compat == "reference" else nearest_step(start),
-            mask=own,
+            mask=user_mask,
         )
-        if not blend.source_tokens and not blend.target_tokens and own is None:
+        if not blend.source_tokens and not blend.target_tokens and user_mask is None:
             # Only under compat: no word was found, the authors' mask is 0/0, the edit vanishes.
             blend = replace(blend, mask=torch.zeros(1, 1, dtype=torch.float64))
         return plan.with_(blend=blend)

@@ -117,5 +117,5 @@ def _refine_sentence(source: Prompt, target: Prompt, pairs: list[tuple[int, int]
     kept_before, kept_after = {i for i, _ in pairs}, {j for _, j in pairs}
     gone = [repr(w) for i, w in enumerate(source.words) if i not in kept_before]
     new = [repr(w) for j, w in enumerate(target.words) if j not in kept_after]
-    said = [f"{verb} {' '.join(w)}" for verb, w in (("adds", new), ("drops", gone)) if w]
-    return f"The target {' and '.join(said)}, so Refine: all other words keep their maps."
+    changes = [f"{verb} {' '.join(w)}" for verb, w in (("adds", new), ("drops", gone)) if w]
+    return f"The target {' and '.join(changes)}, so Refine: all other words keep their maps."

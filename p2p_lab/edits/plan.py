@@ -330,15 +330,15 @@ def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) 
     if not plan.edits_cross(step):
         return target
     mapper, source_gain, target_gain = plan.tensors_like(target)
-    own = target_gain[step] * target
+    kept = target_gain[step] * target
     if not plan.needs_source_cross(step):
-        return own
+        return kept
     if source is None:
         raise ValueError(
             f"The plan takes the source's cross-attention at step {step}, got none. Run the "
             f"source beside the target, or replay its tape."
         )
     mapped = source if plan.keeps_places else source @ mapper
-    mixed = source_gain[step] * mapped + own  # (..., L)
+    mixed = source_gain[step] * mapped + kept  # (..., L)
     second = plan.second_like(source)
     return mixed if second is None else mixed + second.gain[step] * (source @ second.mapper)

@@ -102,9 +102,9 @@ def _cross_line(plan: EditPlan) -> str:
     touched = [step for step in range(plan.steps) if plan.edits_cross(step)]
     if not touched:
         return "unchanged"
-    given = plan.source_gain if plan.second is None else plan.source_gain + plan.second.gain
-    used = (given != 0).any(dim=0)
-    scaled = (given + plan.target_gain != 1).any(dim=0)
+    source_gain = plan.source_gain if plan.second is None else plan.source_gain + plan.second.gain
+    used = (source_gain != 0).any(dim=0)
+    scaled = (source_gain + plan.target_gain != 1).any(dim=0)
     return (
         f"changed in steps {_range_text(touched)}; {int(used.sum())} of {plan.length} tokens "
         f"take the source's map, {int(scaled.sum())} are scaled"

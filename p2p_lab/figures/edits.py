@@ -107,12 +107,12 @@ def show_sweep(
         below = _decibels(numbers[i]) if numbers else ""
         show_picture(ax, picture, f"{name} {_short(value)}".strip(), below=below)
     ends = f"{_short(values[0])} to {_short(values[-1])}"
-    told = (
+    distances = (
         f" PSNR to the source from {_decibels(numbers[0])} to {_decibels(numbers[-1])}."
         if numbers
         else ""
     )
-    describe(figure, f"{len(pictures)} edits as {name or 'a value'} goes from {ends}.{told}")
+    describe(figure, f"{len(pictures)} edits as {name or 'a value'} goes from {ends}.{distances}")
     return figure
 
 

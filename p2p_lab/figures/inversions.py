@@ -28,7 +28,7 @@ def show_drift(runs: Mapping[str, Any], pivots: Any, *, ax: Axes | None = None) 
         ValueError: when a run has another number of steps.
     """
     axes, drawn = axes_or_new(ax, 5.5, 3.2)
-    told = []
+    notes = []
     for colour, (name, run) in zip(_colours(len(runs)), runs.items(), strict=True):
         latents = run.trajectory.latents
         if latents.shape != pivots.shape:
@@ -38,11 +38,11 @@ def show_drift(runs: Mapping[str, Any], pivots: Any, *, ax: Axes | None = None) 
             )
         apart = (latents.float() - pivots.float()).square().mean(dim=(1, 2, 3)).sqrt().cpu().numpy()
         axes.plot(apart, color=colour, label=name)
-        told.append(f"{name} ends {apart[-1]:.2f} apart")
+        notes.append(f"{name} ends {apart[-1]:.2f} apart")
     axes.set_xlabel("step, from noise to picture")
     axes.set_ylabel("RMS distance of the latents")
     axes.legend(fontsize=NORMAL, frameon=False)
-    describe(drawn, f"Distance from the measured latents at each step: {'; '.join(told)}.")
+    describe(drawn, f"Distance from the measured latents at each step: {'; '.join(notes)}.")
     return drawn
 
 
@@ -96,8 +96,8 @@ def show_cost(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(cost)
     axes.set_ylabel(quality)
-    told = "; ".join(f"{name} {y:.1f} at {x:.3g}" for name, (x, y) in points.items())
-    describe(drawn, f"{quality} against {cost}: {told}.")
+    numbers = "; ".join(f"{name} {y:.1f} at {x:.3g}" for name, (x, y) in points.items())
+    describe(drawn, f"{quality} against {cost}: {numbers}.")
     return drawn
 
 

@@ -106,17 +106,17 @@ def show_map(
     bottom, highest = bottom if low is None else low, top or highest
     ax.imshow(values, cmap=CMAP, vmin=bottom, vmax=highest, interpolation="nearest")
     ax.set_axis_off()
-    said = f"max {values.max():.2f}, mean {values.mean():.3f}"
+    note = f"max {values.max():.2f}, mean {values.mean():.3f}"
     if mask is not None:
         truth = to_array(mask)[..., 0] > 0.5
         rows, columns = (np.linspace(-0.5, n - 0.5, m) for n, m in zip(values.shape, truth.shape))  # noqa: B905
         ax.contour(columns, rows, truth, levels=[0.5], colors="white", linewidths=1)
-        said += f"\n{_scores(values, truth)}"
-    say(ax, title, below=said)
+        note += f"\n{_scores(values, truth)}"
+    say(ax, title, below=note)
     ax.set_anchor("N")
     for text in ax.texts:  # they stand in the room left below; else they would narrow the panels
         text.set_in_layout(False)
-    describe(drawn, f'Heatmap of "{title}": {said}.'.replace("\n", ", "))
+    describe(drawn, f'Heatmap of "{title}": {note}.'.replace("\n", ", "))
     return drawn
 
 

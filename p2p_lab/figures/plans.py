@@ -116,8 +116,8 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
 
 def _spans(plan: EditPlan, steps: int) -> list[tuple[str, int, int]]:
     """Return name, first step and end of what is not a gain."""
-    own = plan.self_steps
-    spans = [(f"self-attention ≤ {plan.self_pixels} px", own.start, max(own.start, own.stop))]
+    first, end = plan.self_steps.start, plan.self_steps.stop
+    spans = [(f"self-attention ≤ {plan.self_pixels} px", first, max(first, end))]
     if plan.blend is not None:
         spans.append(("local blend", plan.blend.start_step, steps))
     for move in plan.moves:
@@ -130,8 +130,8 @@ def _draw_spans(ax: Axes, spans: list[tuple[str, int, int]], steps: int) -> None
     """Draw each span as a bar over the steps, with its name inside or beside it."""
     for row, (name, start, end) in enumerate(spans):
         ax.barh(row, end - start, left=start - 0.5, height=0.7, color="0.75", edgecolor="0.3")
-        said = name if end > start else f"{name}: never"
-        ax.text(-0.3, row, said, fontsize=SMALL, va="center", ha="left")
+        label = name if end > start else f"{name}: never"
+        ax.text(-0.3, row, label, fontsize=SMALL, va="center", ha="left")
     ax.set(xlim=(-0.5, steps - 0.5), ylim=(len(spans) - 0.4, -0.6), yticks=[])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step, from noise (left) to image (right)", fontsize=SMALL)
@@ -142,10 +142,10 @@ def _plan_alt(gain: Floats, names: list[str], spans: list[tuple[str, int, int]])
     """Say the plan in words: how many tokens take the source's map, and when."""
     used = [(name, np.flatnonzero(gain[:, j])) for j, name in enumerate(names)]
     used = [(name, on) for name, on in used if on.size]
-    said = f"Plan of an edit over {len(gain)} steps: {len(used)} of {len(names)} tokens take the "
-    said += "source's map"
+    text = f"Plan of an edit over {len(gain)} steps: {len(used)} of {len(names)} tokens take the "
+    text += "source's map"
     if used:
         first, last = min(int(on[0]) for _, on in used), max(int(on[-1]) for _, on in used)
-        said += f" between steps {first} and {last}"
+        text += f" between steps {first} and {last}"
     bars = [f"{name} in steps {a} to {b - 1}" for name, a, b in spans if b > a]
-    return "; ".join([said, *bars]) + "."
+    return "; ".join([text, *bars]) + "."

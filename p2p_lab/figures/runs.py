@@ -53,12 +53,12 @@ def show_trajectory(run: Run, *, columns: int = 7) -> LabFigure:
         for ax, step, picture in zip(axes, steps, _decoded(one, run.model, steps), strict=True):
             below = f"apart {_apart(one, step):.2f}" if one.source is not None else ""
             show_picture(ax, picture, f"step {step}" if one is rows[0] else "", below=below)
-    told = f'"{run.prompt.text}"'
+    title = f'"{run.prompt.text}"'
     if run.source is not None:
-        told += (
+        title += (
             f' below its source "{run.source.prompt.text}", in the end {_apart(run, -1):.2f} apart'
         )
-    describe(figure, f"Decoded latents from noise to image at {len(steps)} steps: {told}.")
+    describe(figure, f"Decoded latents from noise to image at {len(steps)} steps: {title}.")
     return figure
 
 

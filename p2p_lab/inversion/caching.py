@@ -30,9 +30,9 @@ SUFFIX = ".safetensors"
 
 def cache_folder() -> Path:
     """Tell where inversions are kept: `P2P_LAB_CACHE`, or p2p_lab in the user's cache folder."""
-    own = os.environ.get("P2P_LAB_CACHE")
-    if own:
-        return Path(own).expanduser() / "inversions"
+    chosen = os.environ.get("P2P_LAB_CACHE")
+    if chosen:
+        return Path(chosen).expanduser() / "inversions"
     return platformdirs.user_cache_path("p2p_lab", appauthor=False) / "inversions"
 
 

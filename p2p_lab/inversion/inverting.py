@@ -98,11 +98,11 @@ def invert(
             f"negative={negative!r} was given too. Leave it out, or use method='null-text'."
         )
     twice = 2 if name == "edit-friendly" else 1
-    usual = model.defaults
+    defaults = model.defaults
     settings = Settings.of(
         model,
-        usual.steps * twice if steps is None else steps,
-        usual.guidance_scale * twice if guidance_scale is None else guidance_scale,
+        defaults.steps * twice if steps is None else steps,
+        defaults.guidance_scale * twice if guidance_scale is None else guidance_scale,
         size,
         record,
         "ddim",
@@ -158,8 +158,8 @@ def _method(method: Method | Options) -> tuple[Method, Options | None]:
         return "edit-friendly", method
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; use one of {METHODS}.")
-    own: dict[str, Options] = {"null-text": NullText(), "edit-friendly": EditFriendly()}
-    return method, own.get(method)
+    defaults: dict[str, Options] = {"null-text": NullText(), "edit-friendly": EditFriendly()}
+    return method, defaults.get(method)
 
 
 @dataclass(eq=False)

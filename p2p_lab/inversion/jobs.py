@@ -104,13 +104,13 @@ class InversionContext:
         Raises:
             ValueError: If the prompt or the number of steps does not fit the model.
         """
-        usual = model.defaults
-        size = (usual.height, usual.width) if size is None else size
+        defaults = model.defaults
+        size = (defaults.height, defaults.width) if size is None else size
         prompt = model.prompt(text) if isinstance(text, str) else text
         schedule = make_schedule(
             model.scheduler_config,
             "ddim",
-            usual.steps if steps is None else steps,
+            defaults.steps if steps is None else steps,
             model.latent_shape(size)[1:],
         )
         assert isinstance(schedule, Ddim | Flow)
@@ -119,7 +119,7 @@ class InversionContext:
             schedule,
             model.encode_prompt(prompt, size),
             model.encode_negative(negative, size),
-            usual.guidance_scale if guidance_scale is None else guidance_scale,
+            defaults.guidance_scale if guidance_scale is None else guidance_scale,
             report or Report(),
         )
 

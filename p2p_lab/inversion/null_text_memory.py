@@ -84,9 +84,11 @@ def null_text_memory(
         unet.enable_gradient_checkpointing(_recompute_fused)
     with _Living() as living:
         with _Fused():
-            said = unet(latents, time, encoder_hidden_states=embed.to(dtype), return_dict=False)[0]
-        (gradient,) = torch.autograd.grad(said.float().square().sum(), embed)
-        del said, gradient
+            prediction = unet(
+                latents, time, encoder_hidden_states=embed.to(dtype), return_dict=False
+            )[0]
+        (gradient,) = torch.autograd.grad(prediction.float().square().sum(), embed)
+        del prediction, gradient
     size = torch.empty(0, dtype=dtype).element_size()
     weights = sum(p.numel() for p in unet.parameters()) * size
     return MemoryEstimate(weights, living.peak, other_parameters * size)
@@ -112,14 +114,14 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in args if isinstance(t, Tensor)}
-        tree_map_only(Tensor, lambda t: self._see(t, given), output)
+        inputs = {t.untyped_storage()._cdata for t in args if isinstance(t, Tensor)}
+        tree_map_only(Tensor, lambda t: self._see(t, inputs), output)
         return output
 
-    def _see(self, tensor: Tensor, given: set[int]) -> None:
+    def _see(self, tensor: Tensor, inputs: set[int]) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.sizes or key in given:  # a view, or written in place
+        if key in self.sizes or key in inputs:  # a view, or written in place
             return
         self.sizes[key] = storage.nbytes()
         self.now += storage.nbytes()

@@ -44,8 +44,8 @@ def suggest_prompt(
     if captioner is None:
         return _judged(model, image)
     caption = captioner if callable(captioner) else load_captioner(captioner)
-    usual = model.defaults
-    text = caption(load_image(image, (usual.height, usual.width), "pad")).strip().rstrip(".")
+    defaults = model.defaults
+    text = caption(load_image(image, (defaults.height, defaults.width), "pad")).strip().rstrip(".")
     model.prompt(text)  # refuse what the model cannot read
     return text
 
@@ -58,8 +58,8 @@ def _judged(model: Denoiser, image: Any) -> str:
             f"The judge knows the bundled models' world alone, and {model.name} is of another one. "
             "Write the prompt yourself, or name a captioning network: captioner='path/to/blip'."
         )
-    usual = model.defaults
-    picture = load_image(image, (usual.height, usual.width))
+    defaults = model.defaults
+    picture = load_image(image, (defaults.height, defaults.width))
     _refuse_empty(to_tensor(picture)[0])
     return load_judge().suggest(picture)
 
@@ -89,13 +89,13 @@ def load_captioner(name_or_path: str | os.PathLike[str]) -> Captioner:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    where, own = os.fspath(name_or_path), {"trust_remote_code": False}  # None would ask the user
-    processor: Any = AutoProcessor.from_pretrained(where, **own)
-    network: Any = AutoModelForImageTextToText.from_pretrained(where, use_safetensors=True, **own)
+    where, safe = os.fspath(name_or_path), {"trust_remote_code": False}  # None would ask the user
+    processor: Any = AutoProcessor.from_pretrained(where, **safe)
+    network: Any = AutoModelForImageTextToText.from_pretrained(where, use_safetensors=True, **safe)
 
     def caption(image: Image) -> str:
-        given = processor(images=image, return_tensors="pt")
-        ids = network.generate(**given, max_new_tokens=30)
+        inputs = processor(images=image, return_tensors="pt")
+        ids = network.generate(**inputs, max_new_tokens=30)
         return str(processor.batch_decode(ids, skip_special_tokens=True)[0])
 
     return caption

@@ -12,11 +12,12 @@ import torch
 
 from p2p_lab.files import sha256_of, whole_lines
 from p2p_lab.judge.labels import Labels
-from p2p_lab.judge.measure import TEST_SEEDS, TUNING_SEEDS, best_threshold, collect, measure
+from p2p_lab.judge.measure import best_threshold, collect, measure
 from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.judge.train import JudgeConfig, train
 from p2p_lab.scenes import WORLDS
+from p2p_lab.scenes.splits import JUDGE_TEST, JUDGE_TUNING
 
 
 def main() -> None:
@@ -59,11 +60,11 @@ def grade(
     net: JudgeNet, config: JudgeConfig, labels: Labels, count: int
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """Return the threshold, chosen on other pictures, and the scores, clean and spoiled."""
-    tuning = collect(net, config, labels, TUNING_SEEDS, count // 2, spoiled=True)
+    tuning = collect(net, config, labels, JUDGE_TUNING, count // 2, spoiled=True)
     threshold = best_threshold(*tuning)
     scores = {}
     for name, spoiled in (("renders", False), ("spoiled renders", True)):
-        answers, truth = collect(net, config, labels, TEST_SEEDS, count, spoiled=spoiled)
+        answers, truth = collect(net, config, labels, JUDGE_TEST, count, spoiled=spoiled)
         scores[name] = measure(answers, truth, labels, threshold)
     return threshold, scores
 

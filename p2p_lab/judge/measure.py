@@ -12,23 +12,23 @@ from p2p_lab.judge.labels import NATURAL, Labels, Truth
 from p2p_lab.judge.network import Answers, JudgeNet
 from p2p_lab.judge.train import JudgeConfig, draw
 from p2p_lab.judge.verdict import OWN_ATTRIBUTES
+from p2p_lab.scenes.splits import Split
 from p2p_lab.scenes.vocabulary import DEGREES
 
-TUNING_SEEDS, TEST_SEEDS = 80_000_000, 90_000_000  # beyond any training run's pictures
 Pairs = tuple[Tensor, Tensor]  # what was said, what is true
 
 
 @torch.no_grad()
 def collect(
-    net: JudgeNet, config: JudgeConfig, labels: Labels, first: int, count: int, *, spoiled: bool
+    net: JudgeNet, config: JudgeConfig, labels: Labels, split: Split, count: int, *, spoiled: bool
 ) -> tuple[Answers, Truth]:
-    """Return the answers and the truth of `count` pictures (rounded up to whole batches)."""
-    said, true = [], []
-    for start in range(first, first + count, config.batch):
-        images, truth = draw(config, labels, start, spoiled=spoiled)
-        said.append(net(images))
+    """Return answers and truth of the first `count` pictures of a split, in whole batches."""
+    predicted, true = [], []
+    for first in range(0, count, config.batch):
+        images, truth = draw(config, labels, first, split, spoiled=spoiled)
+        predicted.append(net(images))
         true.append(truth)
-    return _join(Answers, said), _join(Truth, true)
+    return _join(Answers, predicted), _join(Truth, true)
 
 
 def _join(kind: Callable[..., Any], parts: list[Any]) -> Any:
@@ -45,8 +45,8 @@ def best_threshold(answers: Answers, truth: Truth) -> float:
     return near[len(near) // 2]
 
 
-def _exact(said: Tensor, truth: Truth) -> float:
-    right = (said == (truth.present == 1)) | (truth.present < 0)
+def _exact(predicted: Tensor, truth: Truth) -> float:
+    right = (predicted == (truth.present == 1)) | (truth.present < 0)
     return float(right.all(1).float().mean())
 
 
@@ -58,15 +58,15 @@ def measure(answers: Answers, truth: Truth, labels: Labels, threshold: float) ->
     an object's own colour may be called natural; "attribute_strict" does not; "degree" is the
     share with the right word of slightly, nothing, very; "mask_iou" the mean over objects.
     """
-    said, there = answers.present.sigmoid() >= threshold, truth.present == 1
+    predicted, there = answers.present.sigmoid() >= threshold, truth.present == 1
     asked = truth.present >= 0
     named = truth.attribute >= 0
     attribute = answers.attribute.argmax(-1)
     same = _same_look(labels, truth.attribute) == _same_look(labels, attribute)
     scores = {
-        "objects": _exact(said, truth),
-        "object_recall": float(said[there].float().mean()),
-        "object_precision": float(there[said & asked].float().mean()),
+        "objects": _exact(predicted, truth),
+        "object_recall": float(predicted[there].float().mean()),
+        "object_precision": float(there[predicted & asked].float().mean()),
         "attribute": float(same[named].float().mean()),
         "attribute_strict": float((attribute == truth.attribute)[named].float().mean()),
         "mask_iou": _iou(answers.masks.softmax(1)[:, 1:] > 0.5, truth.masks > 0.5, there),
@@ -80,18 +80,20 @@ def measure(answers: Answers, truth: Truth, labels: Labels, threshold: float) ->
 
 def _same_look(labels: Labels, attribute: Tensor) -> Tensor:
     """Replace "natural" by the attribute that an object has by itself: (B, O)."""
-    own = torch.arange(len(labels.attributes)).repeat(len(labels.objects), 1)  # (O, A)
+    word_attributes = torch.arange(len(labels.attributes)).repeat(len(labels.objects), 1)  # (O, A)
     for row, name in enumerate(labels.objects):
         if OWN_ATTRIBUTES.get(name) in labels.attributes:
-            own[row, labels.attributes.index(NATURAL)] = labels.attributes.index(
+            word_attributes[row, labels.attributes.index(NATURAL)] = labels.attributes.index(
                 OWN_ATTRIBUTES[name]
             )
-    return own.expand(len(attribute), -1, -1).gather(-1, attribute.clamp_min(0)[..., None])[..., 0]
+    return word_attributes.expand(len(attribute), -1, -1).gather(
+        -1, attribute.clamp_min(0)[..., None]
+    )[..., 0]
 
 
-def _iou(said: Tensor, true: Tensor, there: Tensor) -> float:
-    both = (said & true).sum((2, 3))[there]
-    either = (said | true).sum((2, 3))[there].clamp_min(1)
+def _iou(predicted: Tensor, true: Tensor, there: Tensor) -> float:
+    both = (predicted & true).sum((2, 3))[there]
+    either = (predicted | true).sum((2, 3))[there].clamp_min(1)
     return float((both / either).mean())
 
 

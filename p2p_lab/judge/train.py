@@ -26,8 +26,9 @@ from p2p_lab.judge.labels import Labels, Truth, true_answers
 from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
 from p2p_lab.judge.optim import Optimiser
 from p2p_lab.scenes import WORLDS, render, sample_scene
+from p2p_lab.scenes.splits import JUDGE_TRAINING, Split
 
-FIRST_SEED = 2 * 10**9  # the generator's seeds stay below 10^9
+SCENES_A_RUN = 8_000_000  # each training seed has scenes of its own
 UNSEEN_EVERY = 8  # one picture in eight holds a pair of words that the generator never saw
 
 
@@ -77,10 +78,15 @@ class JudgeConfig:
 
 
 def draw(
-    config: JudgeConfig, labels: Labels, first: int, *, spoiled: bool = True
+    config: JudgeConfig,
+    labels: Labels,
+    first: int,
+    split: Split = JUDGE_TRAINING,
+    *,
+    spoiled: bool = True,
 ) -> tuple[Tensor, Truth]:
-    """Return the pictures (B, 3, 64, 64) and true answers of the batch that starts at `first`."""
-    start = FIRST_SEED + config.seed * 10**8 + first
+    """Return the pictures (B, 3, 64, 64) and true answers of the batch at `first` of a split."""
+    start = split.seed(first)
     scenes = [
         sample_scene(start + i, config.world, unseen=(first + i) % UNSEEN_EVERY == 0)
         for i in range(config.batch)
@@ -184,7 +190,7 @@ def _step(
     fraction: float,
 ) -> dict[str, float]:
     """Take one step of the optimiser; return the loss of each question."""
-    images, truth = draw(config, labels, step * config.batch)
+    images, truth = draw(config, labels, config.seed * SCENES_A_RUN + step * config.batch)
     net.train()
     images = images.contiguous(memory_format=torch.channels_last)
     hints = truth.masks if step % 2 else None  # half the time its own masks

@@ -119,12 +119,14 @@ class Wanted:
     def from_scene(cls, scene: Scene) -> Wanted:
         """Ask for what a scene's caption says, and for the day, clear sky and 3d it leaves out."""
         things = scene.things
-        said = {thing.name: thing.attribute for thing in things if thing.attribute}
+        attributes = {thing.name: thing.attribute for thing in things if thing.attribute}
         names = tuple(dict.fromkeys(thing.name for thing in things))
-        twice = {name for name in said if len({t.attribute for t in things if t.name == name}) > 1}
+        twice = {
+            name for name in attributes if len({t.attribute for t in things if t.name == name}) > 1
+        }
         return cls(
             names,
-            attributes={name: word for name, word in said.items() if name not in twice},
+            attributes={name: word for name, word in attributes.items() if name not in twice},
             place=scene.place if scene.named_place else None,
             time=scene.time,
             weather=scene.weather,
@@ -202,5 +204,9 @@ def compare(verdict: Verdict, wanted: Wanted) -> Finding:
 
 def _said_of(verdict: Verdict, name: str) -> set[str]:
     """Return the attributes that one may rightly say of an object."""
-    seen, own = verdict.attribute(name), OWN_ATTRIBUTES.get(name)
-    return {seen, NATURAL if seen == own else seen, own or seen if seen == NATURAL else seen}
+    seen, natural = verdict.attribute(name), OWN_ATTRIBUTES.get(name)
+    return {
+        seen,
+        NATURAL if seen == natural else seen,
+        natural or seen if seen == NATURAL else seen,
+    }

@@ -68,7 +68,7 @@ class Flux(FlowModel):
         output: Tensor = self.module(
             hidden_states=_pack(latents),
             timestep=t.to(latents.device).expand(rows).to(latents.dtype) / 1000,
-            guidance=self._told(rows),
+            guidance=self._guidance_embedding(rows),
             pooled_projections=conditioning.pooled,
             encoder_hidden_states=conditioning.tokens,
             txt_ids=torch.zeros(conditioning.tokens.shape[1], 3).to(latents),
@@ -77,7 +77,7 @@ class Flux(FlowModel):
         )[0]
         return _unpack(output, h, w)
 
-    def _told(self, rows: int) -> Tensor | None:
+    def _guidance_embedding(self, rows: int) -> Tensor | None:
         if not self._config.guidance_embeds:
             return None
         number = torch.full([1], self.distilled_guidance, device=self.device, dtype=torch.float32)

@@ -51,8 +51,8 @@ def fetch(name: str, dtype: torch.dtype) -> Path:
     try:
         index = read_json(Path(hub.hf_hub_download(name, _INDEX)))
         family_of(str(index.get("_class_name", "")), f"The hub's {name}")
-        own = [Path(hub.hf_hub_download(name, file)) for file in _OWN if file in sizes]
-        listed = [file for path in own for file in read_json(path).get("files", {})]
+        card_files = [Path(hub.hf_hub_download(name, file)) for file in _OWN if file in sizes]
+        listed = [file for path in card_files for file in read_json(path).get("files", {})]
         files = wanted_files(name, index, sizes, dtype)
         files += [file for file in listed if file in sizes and file not in files]
         _announce(name, {file: sizes[file] for file in files})
@@ -87,8 +87,8 @@ def wanted_files(
 
 
 def _is_opened(part: str, index: Mapping[str, Any]) -> bool:
-    said = index[part]
-    is_part = isinstance(said, list) and len(said) == 2 and said[1] is not None
+    named_class = index[part]
+    is_part = isinstance(named_class, list) and len(named_class) == 2 and named_class[1] is not None
     return is_part and part not in _NEVER_OPENED
 
 

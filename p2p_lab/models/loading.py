@@ -90,8 +90,8 @@ def _open(name_or_path: Any, device: Any, dtype: Any, config: Any) -> Denoiser:
     return open_folder(_from_hub(called, precision), where, precision, called)
 
 
-def _from_memory(pipe: Any, *given: Any) -> Denoiser:
-    if any(value is not None for value in given):
+def _from_memory(pipe: Any, *args: Any) -> Denoiser:
+    if any(value is not None for value in args):
         raise ModelError(
             "A pipeline in memory is taken as it is, so device, dtype and config do not belong to "
             "it. Move the pipeline itself: load(pipe.to('cuda'))."

@@ -39,7 +39,7 @@ class Parts(Protocol):
     def where(self) -> str:
         """What to call the pipeline in an error."""
 
-    def said(self, part: str) -> str | None:
+    def class_name(self, part: str) -> str | None:
         """Name of a part's class, or None if the pipeline goes without it."""
 
     def network(self, part: str, *kinds: Any) -> Any:
@@ -64,15 +64,15 @@ def check_part(parts: Parts, part: str, kinds: Iterable[str]) -> None:
     Raises:
         ModelError: If it does.
     """
-    said, known = parts.said(part), list(kinds)
-    if said is None:
+    class_name, known = parts.class_name(part), list(kinds)
+    if class_name is None:
         raise ModelError(
             f"{parts.where} is a {parts.kind} without its part {part!r}. "
             "Take a version of the model that has it."
         )
-    if said not in known:
+    if class_name not in known:
         raise ModelError(
-            f"The part {part!r} of {parts.where} is a {said}, and only a {known[0]} is "
+            f"The part {part!r} of {parts.where} is a {class_name}, and only a {known[0]} is "
             "supported there."
         )
 
@@ -83,10 +83,10 @@ def tokenizer_names(kind: Any) -> list[str]:
     return [plain, f"{plain}Fast"]
 
 
-def chosen(card: ModelCard, *usual: float) -> Defaults:
+def chosen(card: ModelCard, *values: float) -> Defaults:
     """Return a model's defaults (height, width, steps, guidance): its card's, or the usual."""
     names = ("height", "width", "steps", "guidance_scale")
-    return Defaults(**{**dict(zip(names, usual, strict=True)), **card.raw.get("defaults", {})})
+    return Defaults(**{**dict(zip(names, values, strict=True)), **card.raw.get("defaults", {})})
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ class PipelineFolder:
         """The folder, as errors name it."""
         return str(self.path)
 
-    def said(self, part: str) -> str | None:
+    def class_name(self, part: str) -> str | None:
         """Name of a part's class in the index, or None if the pipeline goes without it."""
-        said: str | None = (self.index.get(part) or [None, None])[1]
-        return said
+        class_name: str | None = (self.index.get(part) or [None, None])[1]
+        return class_name
 
     def network(self, part: str, *kinds: Any) -> Any:
         """Open a network, frozen and on its device; the first of `kinds` is what it becomes.

@@ -35,7 +35,7 @@ class Pipe:
         """The pipeline, as errors name it."""
         return f"the pipeline {self.name!r}"
 
-    def said(self, part: str) -> str | None:
+    def class_name(self, part: str) -> str | None:
         """Name of a part's class, or None if the pipeline goes without it."""
         found = getattr(self.pipe, part, None)
         return None if found is None else type(found).__name__

@@ -66,13 +66,13 @@ class PixArt(StableDiffusion):
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise in latents (B, C, h, w) at model time t."""
         size = conditioning.sizes
-        told = (None, None) if size is None else (size[:, :2], size[:, 2:])
+        sizes = (None, None) if size is None else (size[:, :2], size[:, 2:])
         output: Tensor = self.module(
             latents,
             encoder_hidden_states=conditioning.tokens,
             encoder_attention_mask=conditioning.mask,
             timestep=t[None].to(latents.device).expand(latents.shape[0]),
-            added_cond_kwargs={"resolution": told[0], "aspect_ratio": told[1]},
+            added_cond_kwargs={"resolution": sizes[0], "aspect_ratio": sizes[1]},
             return_dict=False,
         )[0]
         return output[:, : latents.shape[1]]  # the rest is a learned variance

@@ -32,8 +32,8 @@ def device_of(module: Any) -> torch.device:
 
 def dtype_of(module: Any) -> torch.dtype:
     """Return the precision in which a network computes, which may not be that of its storage."""
-    own: torch.dtype | None = getattr(module, "dtype", None)
-    return next(module.parameters()).dtype if own is None else own
+    dtype: torch.dtype | None = getattr(module, "dtype", None)
+    return next(module.parameters()).dtype if dtype is None else dtype
 
 
 def describe(model: Any) -> str:

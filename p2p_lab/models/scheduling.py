@@ -97,10 +97,10 @@ def is_distilled(config: Mapping[str, Any]) -> bool:
 
 
 def _check_class(config: Mapping[str, Any], known: frozenset[str], kind: str) -> None:
-    said = str(config.get("_class_name", next(iter(known))))
-    if said not in known:
+    class_name = str(config.get("_class_name", next(iter(known))))
+    if class_name not in known:
         raise ModelError(
-            f"This model's scheduler is {said}, whose noise levels the samplers here do not read. "
+            f"The scheduler is {class_name}, whose noise levels the samplers here do not read. "
             f"For {kind} they read those of {', '.join(sorted(known))}."
         )
 

@@ -52,12 +52,12 @@ def open_single_file(
             f"{path.name} is not a .safetensors file. Other formats can run code when they are "
             "opened and are not read; convert it, or take a version with safetensors."
         )
-    said = None if config is None else _is_xl_folder(config)
+    is_xl = None if config is None else _is_xl_folder(config)
     weights = _weights_in(path)
     if any("lora" in name.lower() for name in weights):
         raise not_a_lora(path.name)
     second_encoder = any(name.startswith("conditioner.embedders.1") for name in weights)
-    xl = second_encoder if said is None else said
+    xl = second_encoder if is_xl is None else is_xl
     import diffusers
 
     kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
@@ -83,11 +83,11 @@ def open_single_file(
 @contextmanager
 def _plain_settings(folder: Path, kind: str, xl: bool) -> Iterator[Path]:
     """Give a folder with the networks' settings and an index that names known classes alone."""
-    said = read_json(folder / "model_index.json")
+    saved_index = read_json(folder / "model_index.json")
     index: dict[str, Any] = {"_class_name": kind, "scheduler": ["diffusers", "DDIMScheduler"]}
     index |= {name: ["transformers", "CLIPTokenizer"] for name in _tokenizers(xl)}
     if xl:
-        zeros = said.get("force_zeros_for_empty_prompt", True)
+        zeros = saved_index.get("force_zeros_for_empty_prompt", True)
         index["force_zeros_for_empty_prompt"] = bool(zeros)
     with TemporaryDirectory(prefix="p2p-lab-") as name:
         plain = Path(name)

@@ -172,8 +172,8 @@ class StableDiffusion:
     def _in_enough(self, run: Callable[[Tensor, torch.dtype], Tensor], x: Tensor) -> Tensor:
         """Run a half of the autoencoder in its own precision; in float32 if that overflows."""
         upcast = bool(getattr(self.vae.config, "force_upcast", False))
-        own: torch.dtype = self.vae.dtype
-        dtype = torch.float32 if upcast and own == torch.float16 else own
+        stored: torch.dtype = self.vae.dtype
+        dtype = torch.float32 if upcast and stored == torch.float16 else stored
         output = run(x, dtype)
         enough = dtype.itemsize >= 4 or bool(torch.isfinite(output).all())
         return output if enough else run(x, torch.float32)

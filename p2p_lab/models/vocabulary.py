@@ -26,9 +26,9 @@ def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
 
 def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> None:
     """Warn of words that the model was not trained on, and name the nearest known ones."""
-    said = about_unknown_words(prompt, vocabulary, name)
-    if said:
-        warnings.warn(said, stacklevel=_level_of_caller())
+    message = about_unknown_words(prompt, vocabulary, name)
+    if message:
+        warnings.warn(message, stacklevel=_level_of_caller())
 
 
 def _level_of_caller() -> int:

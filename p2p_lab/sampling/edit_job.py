@@ -182,7 +182,7 @@ class EditJob:
         steps = self._stacked("negative_embeds")
         if not self.joint:
             return GuidedConditioning(positive, negative, settings.guidance_scale, steps)
-        own = model.encode_prompt(source.prompt, settings.size).expand(self.count)
+        source_text = model.encode_prompt(source.prompt, settings.size).expand(self.count)
         scale: float | Tensor = settings.guidance_scale
         if source.guidance_scale != scale:
             scales = [source.guidance_scale] * self.count + [settings.guidance_scale] * self.count
@@ -192,7 +192,7 @@ class EditJob:
                 .view(-1, 1, 1, 1)
             )
         return GuidedConditioning(
-            Conditioning.stack([own, positive]),
+            Conditioning.stack([source_text, positive]),
             Conditioning.stack([negative, negative]),
             scale,
             None if steps is None else torch.cat([steps, steps], dim=1),

@@ -148,7 +148,7 @@ def apply_plan(
         tapes = [_usable_tape(source, plan, model, sites) for source in sources]
         found: dict[int, Run] = {}
         for batch in _batches(sources, tapes):
-            own = [tape for tape in (tapes[i] for i in batch) if tape is not None]
+            batch_tapes = [tape for tape in (tapes[i] for i in batch) if tape is not None]
             job = EditJob(
                 sources=[sources[i] for i in batch],
                 plan=plan,
@@ -156,7 +156,7 @@ def apply_plan(
                 model=model,
                 settings=settings,
                 sites=sites,
-                tapes=own,
+                tapes=batch_tapes,
             )
             found.update(
                 zip(batch, job.run(reuse=reuse, callbacks=callbacks, note=note), strict=True)

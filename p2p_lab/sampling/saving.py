@@ -157,17 +157,17 @@ def _check_model(path: str | Path, saved: SavedFile, model: Denoiser) -> None:
         raise ValueError(
             f"{path} was made by {saved.model_name!r}, the model given is {model.name!r}."
         )
-    own = digest_of(model)
-    if not saved.made_by or own == saved.made_by:
+    digest = digest_of(model)
+    if not saved.made_by or digest == saved.made_by:
         return
-    if same_precision(own, saved.made_by):
+    if same_precision(digest, saved.made_by):
         raise ValueError(
             f"{path} was made by another model that is called {model.name!r} too: their weights "
             "or settings differ. Give the model that made it, or make the run again with this one."
         )
     warnings.warn(
         f"{path} was made in {saved.made_by.partition(':')[0]} and the model given runs in "
-        f"{own.partition(':')[0]}, so it cannot be told whether it is the same model.",
+        f"{digest.partition(':')[0]}, so it cannot be told whether it is the same model.",
         stacklevel=4,
     )
 

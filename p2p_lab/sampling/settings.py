@@ -41,11 +41,13 @@ class Settings:
         Raises:
             ValueError: With a sentence that says what was wrong, what was got and what to do.
         """
-        usual = model.defaults
-        steps = _whole(usual.steps if steps is None else steps)
-        scale = check_guidance(usual.guidance_scale if guidance_scale is None else guidance_scale)
+        defaults = model.defaults
+        steps = _whole(defaults.steps if steps is None else steps)
+        scale = check_guidance(
+            defaults.guidance_scale if guidance_scale is None else guidance_scale
+        )
         if size is None:
-            size = (usual.height, usual.width)
+            size = (defaults.height, defaults.width)
         full = _height_and_width(size)
         if record not in get_args(Record):
             raise ValueError(f"record={record!r} is not known; use one of {get_args(Record)}.")

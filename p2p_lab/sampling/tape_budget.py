@@ -13,7 +13,7 @@ from p2p_lab.models import Denoiser
 
 SHARE = 0.25  # of the free memory
 LARGE, USUAL = 32 * 32, 16 * 16  # self-attention kept up to so many positions, if it fits
-_said: set[str] = set()
+_noted: set[str] = set()
 
 
 def new_tapes(
@@ -91,6 +91,6 @@ def _container_memory() -> int:
 
 
 def _say_once(sentence: str) -> None:
-    if sentence not in _said:
-        _said.add(sentence)
+    if sentence not in _noted:
+        _noted.add(sentence)
         warnings.warn(sentence, stacklevel=4)

@@ -327,15 +327,15 @@ def _arrange(relation: str, first: _Said, second: _Said | None, rng: random.Rand
     layout = LAYOUTS[relation](rng, FULL)
     things = []
     for thing in layout:
-        said = {"subject": first, "second": second}.get(thing.role)
-        if said is not None:
+        phrase = {"subject": first, "second": second}.get(thing.role)
+        if phrase is not None:
             thing = replace(
                 thing,
-                name=said.name,
-                attribute=said.attribute,
-                size=said.size if said.size in SIZES else "",
-                scale=said.scale_near(thing.scale, relation),
-                flip=thing.flip if said.flip is None else said.flip,
+                name=phrase.name,
+                attribute=phrase.attribute,
+                size=phrase.size if phrase.size in SIZES else "",
+                scale=phrase.scale_near(thing.scale, relation),
+                flip=thing.flip if phrase.flip is None else phrase.flip,
             )
             things.append(thing)
     if first.crowned:

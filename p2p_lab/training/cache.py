@@ -212,14 +212,14 @@ class CachedBatches:
 
     def _choose(self, group: Group, i: int, rng: random.Random) -> Saying:
         kind = group.long if rng.random() < self.config.long_captions else group.short
-        said = rng.choice(kind[i])
-        if len(self.tokenizer(said["text"]).input_ids) > self.config.length:
-            said = rng.choice(group.short[i])
-        return {"text": "", "words": []} if rng.random() < self.config.prompt_dropout else said
+        choice = rng.choice(kind[i])
+        if len(self.tokenizer(choice["text"]).input_ids) > self.config.length:
+            choice = rng.choice(group.short[i])
+        return {"text": "", "words": []} if rng.random() < self.config.prompt_dropout else choice
 
     def _batch(self, group: Group, sayings: list[Saying]) -> Batch:
         encoded = self.tokenizer(
-            [said["text"] for said in sayings],
+            [choice["text"] for choice in sayings],
             padding="max_length",
             max_length=self.config.length,
             truncation=True,
@@ -228,8 +228,8 @@ class CachedBatches:
         )
         starts, ends = encoded.offset_mapping.unbind(-1)  # (B, L)
         picture, tokens, masks = [], [], []
-        for b, said in enumerate(sayings):
-            for start, end, mask in said["words"]:
+        for b, choice in enumerate(sayings):
+            for start, end, mask in choice["words"]:
                 inside = (starts[b] >= start) & (ends[b] <= end) & (ends[b] > starts[b])
                 if inside.any():
                     picture.append(b)

@@ -170,8 +170,10 @@ class _Denoise:
         self.maps.clear()
         with self.accelerator.autocast():
             seen = seen.contiguous(memory_format=torch.channels_last)
-            told = self.unet(seen, t, text, class_labels=level).sample[:, :3].float()
-        fit = denoising_loss(told, images, noise, alpha_bar, batch.cover.to(device), self.config)
+            predicted = self.unet(seen, t, text, class_labels=level).sample[:, :3].float()
+        fit = denoising_loss(
+            predicted, images, noise, alpha_bar, batch.cover.to(device), self.config
+        )
         numbers = {"loss": fit.item()}
         if not self.maps:
             return fit, numbers
@@ -183,7 +185,7 @@ class _Denoise:
 
 
 def denoising_loss(
-    told: Tensor,
+    predicted: Tensor,
     images: Tensor,
     noise: Tensor,
     alpha_bar: Tensor,
@@ -196,7 +198,7 @@ def denoising_loss(
     of the noise and min(r, 5)/(r + 1) for one of the velocity, so both predictions weigh alike.
 
     Args:
-        told: (B, 3, S, S), what the U-Net says.
+        predicted: (B, 3, S, S), what the U-Net says.
         images: (B, 3, S, S) in [−1, 1].
         noise: (B, 3, S, S), what was added.
         alpha_bar: (B, 1, 1, 1).
@@ -210,7 +212,7 @@ def denoising_loss(
         target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * images
     inside = 1 + config.object_weight * cover
     inside = inside / inside.mean()
-    return (weight * inside * F.mse_loss(told, target, reduction="none")).mean() / USUAL_LOSS
+    return (weight * inside * F.mse_loss(predicted, target, reduction="none")).mean() / USUAL_LOSS
 
 
 def shrink(images: Tensor, config: CascadeConfig) -> Tensor:

@@ -128,8 +128,10 @@ def save_cascade(
 
 def _settings(stage: str) -> dict[str, Any]:
     """Return how a stage is meant to be used, for its card."""
-    usual = {"defaults": {"steps": STEPS[stage], "guidance_scale": GUIDANCE[stage]}}
-    return usual | ({"noise_level": NOISE_LEVEL} if stage == SUPER else {"later_stage": SUPER})
+    card_defaults = {"defaults": {"steps": STEPS[stage], "guidance_scale": GUIDANCE[stage]}}
+    return card_defaults | (
+        {"noise_level": NOISE_LEVEL} if stage == SUPER else {"later_stage": SUPER}
+    )
 
 
 def _facts(config: CascadeConfig, facts: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from p2p_lab.scenes import caption, render, sample_scene
 from p2p_lab.training.config import RunConfig
 
-TEST_SEEDS = 10**9  # scene seeds from here on are never trained on
 SUPERVISED = ("object", "attribute", "place")
 
 

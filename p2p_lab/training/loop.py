@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p2p_lab.scenes.grammar import DETAIL_WORDS
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.build import Parts, build, is_same_shape, open_start, take_weights
 from p2p_lab.training.cache import CachedBatches, SceneCache
 from p2p_lab.training.checkpoint import begin_run, load_checkpoint
 from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import TEST_SEEDS, Batch, draw_batch, draw_covered, draw_images
+from p2p_lab.training.data import Batch, draw_batch, draw_covered, draw_images
 from p2p_lab.training.feeding import batches, random_numbers, words_on
 from p2p_lab.training.nested import COARSE, install_nested_encoder
 from p2p_lab.training.patches import install_patch_encoder
@@ -187,7 +188,7 @@ def fold_normalisation(vae: AutoencoderKL, config: TrainConfig, pictures: int = 
     device = vae.device
     found = []
     for first in range(0, pictures, 64):
-        images = draw_images(config, TEST_SEEDS + first, 64).to(device)
+        images = draw_images(config, ENCODERS.seed(first), 64).to(device)
         found.append(vae.encode(images).latent_dist.mean)
     latents = torch.cat(found)
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))

@@ -24,8 +24,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import TEST_SEEDS, draw_images
+from p2p_lab.training.data import draw_images
 from p2p_lab.training.patches import (
     SHIFT,
     clear,
@@ -125,7 +126,7 @@ def install_nested_encoder(vae: AutoencoderKL, config: TrainConfig, start: Any |
             f"The nested encoder needs four levels of at least {least} channels; got {got}. "
             "Choose encoder='learned' for other shapes."
         )
-    pixels = draw_images(config, TEST_SEEDS, PICTURES)
+    pixels = draw_images(config, ENCODERS.start, PICTURES)
     affine = nested_map(pixels, config.latent_channels, start)
     directions = held_directions(affine[:-1])
     encoder: Any = vae.encoder

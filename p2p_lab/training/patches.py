@@ -19,8 +19,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import TEST_SEEDS, draw_images
+from p2p_lab.training.data import draw_images
 
 CONSTANT = 4.0  # of the channels that keep the norm still
 SHIFT = 4.0  # SiLU is almost linear from here on
@@ -84,7 +85,7 @@ def install_patch_encoder(vae: AutoencoderKL, config: TrainConfig) -> None:
     nn.init.ones_(encoder.conv_norm_out.weight)
     nn.init.constant_(encoder.conv_norm_out.bias, SHIFT)
     identity(vae.quant_conv, 2 * config.latent_channels)
-    pixels = draw_images(config, TEST_SEEDS, PICTURES)
+    pixels = draw_images(config, ENCODERS.start, PICTURES)
     mean, basis = components(pixels, config.scale, config.latent_channels)
     fit_last(vae, pixels, (rows_of(pixels, config.scale) - mean) @ basis)
 

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from p2p_lab.files import whole_file
+from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.build import Parts
 from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import TEST_SEEDS, draw_images
+from p2p_lab.training.data import draw_images
 
 PROMPTS = (
     "a cat in a field",
@@ -50,7 +51,7 @@ def save_grid(images: Tensor, path: Path) -> None:
 @torch.no_grad()
 def autoencoder_grid(vae: AutoencoderKL, config: TrainConfig, path: Path) -> None:
     """Save unseen pictures above their reconstructions."""
-    images = draw_images(config, TEST_SEEDS, 12).to(vae.device)
+    images = draw_images(config, ENCODERS.start, 12).to(vae.device)
     decoded = vae.decode(vae.encode(images).latent_dist.mean).sample
     save_grid(torch.cat([images, decoded]).cpu() / 2 + 0.5, path)
 

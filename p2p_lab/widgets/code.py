@@ -84,15 +84,17 @@ def _number(value: float) -> str:
 
 def _call(one: Edit) -> str:
     """Write an edit as the call that makes it, without what is left at its default."""
-    usual = {name: f.default for name, f in _fields(one).items()}
-    said = []
-    for name in usual:
+    defaults = {name: f.default for name, f in _fields(one).items()}
+    words = []
+    for name in defaults:
         value = getattr(one, name)
-        same = value is usual[name] or (isinstance(value, (str, float)) and value == usual[name])
+        same = value is defaults[name] or (
+            isinstance(value, (str, float)) and value == defaults[name]
+        )
         empty = isinstance(value, Mapping) and not value
         if name in _ALWAYS or not (same or empty):
-            said.append(literal(value) if name in _PLACES else f"{name}={literal(value)}")
-    return f"{type(one).__name__}({', '.join(said)})"
+            words.append(literal(value) if name in _PLACES else f"{name}={literal(value)}")
+    return f"{type(one).__name__}({', '.join(words)})"
 
 
 def _fields(one: Any) -> dict[str, Any]:
@@ -103,15 +105,15 @@ def _arguments(recipe: Recipe, source: Run | None) -> str:
     """Return the arguments of `generate` that make the source."""
     one: Any = recipe if source is None else source
     text = recipe.source if source is None else source.prompt.text
-    said: dict[str, Any] = {"seed": recipe.seed}
-    usual = getattr(getattr(source, "model", None), "defaults", None)
+    arguments: dict[str, Any] = {"seed": recipe.seed}
+    defaults = getattr(getattr(source, "model", None), "defaults", None)
     for name in ("steps", "guidance_scale", "size", "sampler", "negative"):
         value = getattr(one, name)
-        if name == "size" and usual is not None and value == (usual.height, usual.width):
+        if name == "size" and defaults is not None and value == (defaults.height, defaults.width):
             continue
         if value not in (None, "") and (name, value) != ("sampler", "ddim"):
-            said[name] = value
-    named = [f"{name}={literal(value)}" for name, value in said.items()]
+            arguments[name] = value
+    named = [f"{name}={literal(value)}" for name, value in arguments.items()]
     return ", ".join(["model", literal(text), *named])
 
 
@@ -124,27 +126,27 @@ def _loading(recipe: Recipe, model: Denoiser | None) -> tuple[str, list[str]]:
     where = _where(model)
     if where is None:
         return "# model = the model that you edited with", []
-    name, usual = where
-    said, uses = [literal(name)], ["load"]
+    name, defaults = where
+    arguments, uses = [literal(name)], ["load"]
     if model.device.type != _best_device():
-        said.append(f"device={literal(str(model.device))}")
-    if model.dtype != usual:
-        said.append(f"dtype={model.dtype}")
+        arguments.append(f"device={literal(str(model.device))}")
+    if model.dtype != defaults:
+        arguments.append(f"dtype={model.dtype}")
         uses.append("torch")
-    said.append(f"digest={literal(short_digest(model))}")
-    return f"model = load({', '.join(said)})", uses
+    arguments.append(f"digest={literal(short_digest(model))}")
+    return f"model = load({', '.join(arguments)})", uses
 
 
 def _where(model: Denoiser) -> tuple[str, torch.dtype] | None:
     """Return what `load` opens this model by, and the precision it then takes."""
-    usual = torch.float16 if model.device.type == "cuda" else torch.float32
+    dtype = torch.float16 if model.device.type == "cuda" else torch.float32
     part = Path(str(getattr(model.module.config, "_name_or_path", "") or ""))
     folder = part.parent.absolute()
     if folder.is_relative_to(WEIGHTS):
         return model.name, torch.float32
     if not (folder / "model_index.json").is_file():
         return None
-    return (model.name if "/" in model.name else str(folder)), usual
+    return (model.name if "/" in model.name else str(folder)), dtype
 
 
 def _best_device() -> str:

@@ -39,7 +39,7 @@ class EditControls:
     ) -> None:
         self.model, self.start, self.fixed = model, start, fixed
         self._tell, self._quiet = changed, False
-        self._given: set[float] = set()
+        self._exact: set[float] = set()
         if not fixed and (start.seed or 0) > MOST_SEED:
             raise ValueError(
                 f"A panel's seed goes up to {MOST_SEED}, got {start.seed}. Make the source with "
@@ -69,7 +69,7 @@ class EditControls:
             for one in self.faders.values():
                 one.observe(lambda _: self._changed(), "value")
             self.desk.children = tuple(self.faders.values())
-        self._given |= _numbers(recipe)
+        self._exact |= _numbers(recipe)
         with self.quietly():
             for label, word, n in words:
                 set_value(self.faders[label], weights.get((word, n), 1.0))
@@ -136,7 +136,7 @@ class EditControls:
 
     def _tidy(self, number: float) -> float:
         """Return a number that was given as it is, a moved slider's without its last bits."""
-        return number if number in self._given else round(number, 4)
+        return number if number in self._exact else round(number, 4)
 
     def column(self) -> Any:
         """Return the controls that stand beside the pictures."""

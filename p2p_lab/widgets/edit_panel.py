@@ -66,8 +66,8 @@ class EditPanel(Panel):
         guidance_scale: float | None = None,
         threaded: bool | None = None,
     ) -> None:
-        given = source if isinstance(source, Run) else None
-        owner = model or (given.model if given is not None else None)
+        run = source if isinstance(source, Run) else None
+        owner = model or (run.model if run is not None else None)
         self.model: Denoiser = owner or load()
         text = source.prompt.text if isinstance(source, Run) else source
         start = Recipe(text, text if target is None else target, model=self.model.name)
@@ -75,7 +75,7 @@ class EditPanel(Panel):
             start = _settings_of(source, start)
         else:
             start = start.with_(seed=seed, steps=steps, guidance_scale=guidance_scale)
-        self._begin(start, given, edits, threaded)
+        self._begin(start, run, edits, threaded)
 
     @classmethod
     def from_recipe(
@@ -104,21 +104,19 @@ class EditPanel(Panel):
         return panel
 
     def _begin(
-        self, start: Recipe, given: Run | None, edits: Sequence[Edit], threaded: bool | None
+        self, start: Recipe, run: Run | None, edits: Sequence[Edit], threaded: bool | None
     ) -> None:
         """Make the first pictures, then the controls."""
         super().__init__(threaded=threaded)
-        self.run: Run = start.generate(self.model) if given is None else given
+        self.run: Run = start.generate(self.model) if run is None else run
         if edits:
             start = recipe_of(self.run, start.target, edits, base=start)
         self.edited: Run = start.apply(self.run)
         self.recipe: Recipe = start
-        self._given = given
+        self._source_run = run
         self.frames: list[Frame] = []
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
-        self.controls = EditControls(
-            self.model, start, fixed=given is not None, changed=self.refresh
-        )
+        self.controls = EditControls(self.model, start, fixed=run is not None, changed=self.refresh)
         self._lay_out()
         self._finished()
 
@@ -134,7 +132,7 @@ class EditPanel(Panel):
 
     def _lay_out(self) -> None:
         next_seed = style.button("Next", "Draw the source from the next seed", icon="refresh")
-        next_seed.disabled = self._given is not None
+        next_seed.disabled = self._source_run is not None
         next_seed.on_click(lambda _: self._next_seed())
         reset = style.button("Reset", "Set every control back to where it began", icon="undo")
         reset.on_click(lambda _: self.set(self.controls.start))
@@ -183,7 +181,7 @@ class EditPanel(Panel):
 
         def job(token: RequestToken) -> None:
             recipe, run = self.controls.wanted(), self.run
-            again = self._given is None and recipe.another_source(run)
+            again = self._source_run is None and recipe.another_source(run)
             self._paint(old=True, source_too=again)
             if again:
                 on_step = self.report(token, "Drawing the source")
@@ -229,8 +227,8 @@ class EditPanel(Panel):
         auto = self.recipe.method == "auto"
         why = default_edits(source, target)[1] if auto else f"Done with {self.recipe.method}."
         known = self.model.card.vocabulary
-        said = [about_unknown_words(one, known, self.model.name) for one in (source, target)]
-        return " ".join(filter(None, dict.fromkeys([why, *said])))
+        messages = [about_unknown_words(one, known, self.model.name) for one in (source, target)]
+        return " ".join(filter(None, dict.fromkeys([why, *messages])))
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""
@@ -293,8 +291,8 @@ def _numbers(source: Run, edited: Run) -> str:
 
 def _summary(recipe: Recipe) -> str:
     """Say in one line what a recipe does."""
-    said = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
-    said += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
+    parts = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
+    parts += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
     if recipe.blend is not None:
-        said.append(f"only at {' / '.join(dict.fromkeys(filter(None, recipe.blend)))}")
-    return ", ".join(said)
+        parts.append(f"only at {' / '.join(dict.fromkeys(filter(None, recipe.blend)))}")
+    return ", ".join(parts)

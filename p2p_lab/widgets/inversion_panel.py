@@ -165,8 +165,8 @@ class InversionPanel(Panel):
             self.run, self.photo = run, photo
             self.table.append((method, psnr(photo, run.image), seconds))
             self._paint()
-            said = about_unknown_words(run.prompt, self.model.card.vocabulary, self.model.name)
-            self.say(" ".join(filter(None, [run.note, said])))
+            message = about_unknown_words(run.prompt, self.model.card.vocabulary, self.model.name)
+            self.say(" ".join(filter(None, [run.note, message])))
 
     def _uploaded(self, change: Any) -> None:
         content = uploaded(self.fields["upload"].value)
@@ -176,8 +176,8 @@ class InversionPanel(Panel):
     def _take(self, content: bytes) -> None:
         """Show a picture that was chosen or dropped; what belonged to the one before goes."""
         with self.handling():
-            usual = self.model.defaults
-            photo = load_image(content, (usual.height, usual.width))
+            defaults = self.model.defaults
+            photo = load_image(content, (defaults.height, defaults.width))
             self.request(lambda _: None)  # what runs for the picture before is not shown any more
             self._image, self.photo, self.run, self.table = content, photo, None, []
             self.editor, self._below.children = None, ()

@@ -159,5 +159,5 @@ def _leave_words_to_the_status_line() -> None:
 def explain(error: BaseException) -> str:
     """Return an error as a sentence; the package's own say it all, others get their name."""
     message = str(error).strip() or "no message"
-    own = isinstance(error, (ValueError, TypeError, OSError, KeyError))
-    return message if own else f"{type(error).__name__}: {message}"
+    expected = isinstance(error, (ValueError, TypeError, OSError, KeyError))
+    return message if expected else f"{type(error).__name__}: {message}"

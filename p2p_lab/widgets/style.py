@@ -34,8 +34,8 @@ def head(text: str, note: str = "") -> Any:
 
 def row(*children: Any, **layout: str) -> Any:
     """Return children side by side; they wrap where the notebook is narrow."""
-    given = {"flex_flow": "row wrap", "align_items": "center", "width": "100%", **layout}
-    return widgets.HBox(children, layout=widgets.Layout(**given))
+    settings = {"flex_flow": "row wrap", "align_items": "center", "width": "100%", **layout}
+    return widgets.HBox(children, layout=widgets.Layout(**settings))
 
 
 def column(*children: Any, **layout: str) -> Any:
@@ -117,15 +117,15 @@ def figure_html(
         note: a second, quieter line: the numbers.
         old: pale, because a newer one is being made.
     """
-    said = f"<figcaption>{_text(caption)}<br><span>{_text(note) or '&nbsp;'}</span></figcaption>"
+    below = f"<figcaption>{_text(caption)}<br><span>{_text(note) or '&nbsp;'}</span></figcaption>"
     if image is None:
         return (
-            f'<figure class="p2p-figure"><div class="p2p-empty">{_text(alt)}</div>{said}</figure>'
+            f'<figure class="p2p-figure"><div class="p2p-empty">{_text(alt)}</div>{below}</figure>'
         )
     pale = ' class="p2p-old"' if old else ""
     return (
         f'<figure class="p2p-figure"><img{pale} alt="{_text(alt)}" src="{data_url(image)}" '
-        f'style="--p2p-ratio:{image.width}/{image.height}">{said}</figure>'
+        f'style="--p2p-ratio:{image.width}/{image.height}">{below}</figure>'
     )
 
 

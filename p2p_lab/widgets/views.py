@@ -78,13 +78,13 @@ def self_view(store: AttentionStore, site: str, **choice: Any) -> MapView:
 
 def numbers(heat: Maps, mask: Any = None) -> str:
     """Say how loud a map is, and how well it covers its true mask."""
-    said = f"max {heat.max():.2f}, mean {heat.mean():.3f}"
+    note = f"max {heat.max():.2f}, mean {heat.mean():.3f}"
     if mask is None:
-        return said
+        return note
     truth = np.asarray(mask) > 0.5
     iou = mask_iou(upsample(heat, *truth.shape), truth, threshold=0.5)
     hit = "inside" if pointing_accuracy(heat, truth) else "outside"
-    return f"{said} · IoU {iou:.2f} with the true mask, peak {hit} it"
+    return f"{note} · IoU {iou:.2f} with the true mask, peak {hit} it"
 
 
 class HoverView:
