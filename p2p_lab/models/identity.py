@@ -53,14 +53,14 @@ def warn_of_another_model(model: Denoiser, digest: str, what: str) -> None:
         digest: What `digest_of` or `short_digest` gave for the other; "" if it is not known.
         what: What was made with it, to begin the sentence with.
     """
-    own = digest_of(model) if digest else ""
-    if own.startswith(digest):
+    now = digest_of(model) if digest else ""
+    if now.startswith(digest):
         return
-    if same_precision(own, digest):
-        said = f"weights or settings of {model.name!r} differ, so the picture will be another one"
+    if same_precision(now, digest):
+        why = f"weights or settings of {model.name!r} differ, so the picture will be another one"
     else:
-        said = f"it ran in {digest.partition(':')[0]} and {model.name!r} runs in another precision"
-    warnings.warn(f"{what} was made with another model: {said}.", stacklevel=3)
+        why = f"it ran in {digest.partition(':')[0]} and {model.name!r} runs in another precision"
+    warnings.warn(f"{what} was made with another model: {why}.", stacklevel=3)
 
 
 def same_precision(one: str, other: str) -> bool:

@@ -120,9 +120,9 @@ def _arguments(recipe: Recipe, source: Run | None) -> str:
 def _loading(recipe: Recipe, model: Denoiser | None) -> tuple[str, list[str]]:
     """Return the line that opens the model again, and the names that it uses."""
     if model is None:
-        said = [literal(recipe.model)] if recipe.model else []
-        said += [f"digest={literal(recipe.made_by)}"] if recipe.made_by else []
-        return f"model = load({', '.join(said)})", ["load"]
+        arguments = [literal(recipe.model)] if recipe.model else []
+        arguments += [f"digest={literal(recipe.made_by)}"] if recipe.made_by else []
+        return f"model = load({', '.join(arguments)})", ["load"]
     where = _where(model)
     if where is None:
         return "# model = the model that you edited with", []
