@@ -36,11 +36,13 @@ from p2p_lab.inversion import (
     null_text_step,
     open_example_image,
     suggest_prompt,
+    suggesting,
     to_tensor,
 )
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Conditioning, StableDiffusion, load
 from p2p_lab.sampling import Cancelled, Run, ddim_step, edit, predict_clean
+from p2p_lab.scenes import render, sample_scene
 
 STEPS, SIDE = 3, 32
 CAT, DOG = "a cat on grass", "a dog on grass"
@@ -781,7 +783,23 @@ def test_a_picture_of_nothing_is_given_no_prompt() -> None:
         "noise": rng.random((64, 64, 3)),
         "large noise": rng.integers(0, 256, (512, 512, 3), dtype=np.uint8),
         "black and white noise": rng.integers(0, 2, (64, 64)).astype(bool),
+        "a gradient": np.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3),
+        "waves": np.sin(np.arange(64) / 4)[:, None, None] * np.ones((64, 64, 3)) / 2 + 0.5,
     }
+    for width in (1, 2, 4, 8, 16):  # blobs of any size
+        soft = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(width))
+        for _ in range(3):
+            soft = torch.nn.functional.avg_pool2d(soft, 2 * width + 1, 1, width)
+        soft = soft[0, :, 48:112, 48:112].permute(1, 2, 0)
+        empty[f"blobs of {width}"] = ((soft - soft.min()) / (soft.max() - soft.min())).numpy()
     for name, picture in empty.items():
         with pytest.raises(ValueError, match="Nothing of this world is in"):
             print(name, suggest_prompt(model, picture))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("world", ["small", "full"])
+def test_every_picture_of_the_world_shows_something(world: str, size: int) -> None:
+    scenes = [sample_scene(seed, world) for seed in range(3 * 10**6, 3 * 10**6 + 100)]
+    for picture in render(scenes, size).images:
+        suggesting._refuse_empty(picture)
