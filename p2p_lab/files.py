@@ -166,6 +166,7 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def _draft_folder(path: Path) -> Iterator[Path]:
     """Make an empty draft folder beside a path, and delete it (if it is still there) afterwards."""
+    _check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_drafts(path.parent, older=OLD)
     draft = _draft_beside(path)
@@ -174,6 +175,23 @@ def _draft_folder(path: Path) -> Iterator[Path]:
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that no file can have.
+
+    Raises:
+        ValueError: If it holds half of a character, or a null.
+    """
+    try:
+        named = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise ValueError(
+            f"{str(path)!r} cannot be the name of a file: it holds half of a character, or a "
+            "null. Choose another one."
+        )
 
 
 def _draft_beside(path: Path) -> Path:

@@ -19,7 +19,7 @@ HOUSE = Path(p2p_lab.__file__).parent
 # What each room may know. A room that is missing here may know every other one.
 STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "figures", "widgets"]
 LEAVES = {"scenes", "metrics", "judge"}
-GROUND = {"files", "codec"}  # every room may stand on these
+GROUND = {"files", "codec", "devices"}  # every room may stand on these
 KNOWS = {
     **{room: {*STAIRS[:i], "models", *LEAVES} for i, room in enumerate(STAIRS)},
     **{leaf: set() for leaf in LEAVES},

@@ -165,7 +165,7 @@ def test_crop_fills_and_pad_shows_everything_on_white() -> None:
     ("source", "said"),
     [
         (b"no picture", "cannot be read as a picture"),
-        ("missing.png", "There is no file missing.png"),
+        ("missing.png", "There is no file .missing.png"),
         ("https://example.org/cat.png", "Download the picture"),
         (12, "A int is no picture"),
         (np.zeros((0, 4, 3)), r"shape \(0, 4, 3\)"),

@@ -16,6 +16,7 @@ import torch
 from p2p_lab.checks.exercise import Exercise, NotAttempted, Wrong, kind_of
 from p2p_lab.checks.feedback import Feedback, Note
 from p2p_lab.checks.question import Question
+from p2p_lab.devices import usual_defaults
 
 _LESSONS = 8
 _PROBLEM_SETS = 4
@@ -61,6 +62,7 @@ def check(exercise_id: str, answer: Any) -> Feedback:
     return verdict(exercise, answer, exercise.test)
 
 
+@usual_defaults()
 def verdict(
     exercise: Exercise | Question, answer: Any, test: Callable[[Callable[..., Any]], str]
 ) -> Feedback:

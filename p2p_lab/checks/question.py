@@ -226,4 +226,6 @@ def seed_of(student: str, what: str, salt: str = "") -> int:
         salt: what makes a hidden test's inputs differ from the visible one's.
     """
     text = "\n".join([student.strip().lower(), what, salt])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4], "big") >> 1
+    )

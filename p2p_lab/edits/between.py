@@ -14,12 +14,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits.movement import MovePlan
 from p2p_lab.edits.places import nearest_step
 from p2p_lab.edits.plan import BlendPlan, EditPlan, Feed, Joint
 from p2p_lab.tokens import Prompt
 
 
+@cpu_by_default()
 def between(one: EditPlan, other: EditPlan, share: float) -> EditPlan:
     """Return the plan that lies a share of the way from one plan to another.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits.aligners import Edit, Refine, Replace
 from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.plan import EditPlan
@@ -12,6 +13,7 @@ from p2p_lab.tokens.alignment import Compat, needleman_wunsch, spoken
 from p2p_lab.tokens.words import normal
 
 
+@cpu_by_default()
 def compile_edits(
     edits: Sequence[Edit],
     source: Prompt,
@@ -79,6 +81,7 @@ def _checked(edits: Sequence[Edit]) -> list[Edit]:
     return [*(aligners or ([Refine()] if others else [])), *others]
 
 
+@cpu_by_default()
 def default_edits(source: Prompt, target: Prompt) -> tuple[tuple[Edit, ...], str]:
     """Choose the edit that two prompts ask for, and say why in a sentence.
 

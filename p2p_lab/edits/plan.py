@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits import report
 from p2p_lab.edits.movement import MovePlan, same_fields
 from p2p_lab.tokens import Prompt
@@ -118,6 +119,7 @@ class EditPlan:
             )
 
     @classmethod
+    @cpu_by_default()
     def identity(
         cls, source: Prompt, target: Prompt, steps: int, *, compat: Compat = None
     ) -> EditPlan:
@@ -296,6 +298,7 @@ class EditPlan:
         return report.to_json(self)
 
     @classmethod
+    @cpu_by_default()
     def from_json(cls, text: str) -> EditPlan:
         """Build a plan again from `to_json`.
 

@@ -43,8 +43,8 @@ class LabFigure(Figure):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """Return the picture in HTML, where alone its `alt` reaches a reader, and as plain text."""
-        shown = picture_html(to_png(self), self.alt)
-        return {"text/html": shown, "text/plain": f"Figure: {self.alt}"}
+        shown = picture_html(to_png(self), alt_text(self))
+        return {"text/html": shown, "text/plain": f"Figure: {alt_text(self)}"}
 
 
 Drawn = Figure | Axes
@@ -85,7 +85,7 @@ def _owner(drawn: Drawn) -> Any:
 
 def alt_text(drawn: Drawn) -> str:
     """Return the sentence that says what a figure shows, for who cannot see it."""
-    return str(getattr(_owner(drawn), "alt", ""))
+    return whole_text(str(getattr(_owner(drawn), "alt", "")))
 
 
 def as_written(drawn: Drawn) -> None:
@@ -99,6 +99,12 @@ def as_written(drawn: Drawn) -> None:
     for text in drawn.findobj(Text):
         if isinstance(text, Text) and id(text) not in numbers:
             text.set_parse_math(False)
+            text.set_text(whole_text(text.get_text()))
+
+
+def whole_text(text: str) -> str:
+    """Return a text with "?" for halves of characters, which cannot be drawn or written."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def describe(drawn: Drawn, text: str) -> None:

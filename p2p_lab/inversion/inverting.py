@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, attached, find_sites
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.inversion.caching import InversionCache, key_of
 from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
@@ -25,7 +26,6 @@ from p2p_lab.inversion.jobs import InversionContext, Report
 from p2p_lab.inversion.null_text import NullText, check_gradients, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
-from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, Trajectory, denoise
 from p2p_lab.sampling.flow import Flow
 from p2p_lab.sampling.loop import CancelToken, OnStep

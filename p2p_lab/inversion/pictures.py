@@ -92,7 +92,7 @@ def _open_path(path: Any) -> Image:
             f"{path} is an address on the web. Download the picture and give its path."
         )
     if not os.path.isfile(path):
-        raise PictureError(f"There is no file {path}.")
+        raise PictureError(f"There is no file {str(path)!r}.")
     return _open_file(path, os.path.basename(path))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from p2p_lab.codec import decode_known, parse_object
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import PICTURE_SIZE, Answers, JudgeNet
@@ -63,6 +64,7 @@ class Judge:
         return self.read_all([image])[0]
 
     @torch.no_grad()
+    @cpu_by_default()
     def read_all(self, images: Sequence[Any] | Tensor, batch: int = 64) -> list[Verdict]:
         """Say what is in each of several pictures; a tensor is (B, 3, H, W)."""
         tensors = [to_tensor(image) for image in images]
@@ -75,6 +77,7 @@ class Judge:
             ]
         return verdicts
 
+    @cpu_by_default()
     def holds(
         self, image: Any, wanted: str | Scene | Wanted, *, absent: Sequence[str] = ()
     ) -> Finding:
@@ -96,6 +99,7 @@ class Judge:
         wanted.check_known(self.labels)
         return compare(image if isinstance(image, Verdict) else self.read(image), wanted)
 
+    @cpu_by_default()
     def suggest(self, image: Any) -> str:
         """Suggest a prompt for a picture, in the words of the scene world."""
         return suggest_caption(image if isinstance(image, Verdict) else self.read(image))
@@ -184,6 +188,7 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
         (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
+@cpu_by_default()
 def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
     """Open the bundled judge, or one from a folder that its trainer wrote.
 
@@ -193,7 +198,7 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
     path = _newest() if folder is None else Path(folder)
     if not (path / "card.json").is_file():
         raise JudgeError(
-            f"There is no judge in {path}: card.json is missing. Install the package again, or "
+            f"There is no judge in {str(path)!r}: card.json is missing. Install the package again, or "
             "train one with `python -m p2p_lab.judge`."
         )
     try:
@@ -210,7 +215,7 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
                 f"{path / relative} is missing or is not the file that its card describes "
                 "(SHA-256 differs). Install the package again."
             )
-    net = JudgeNet(labels)
+    net = JudgeNet(labels).float()  # whatever torch's default precision is
     tensors = {name: t.float() for name, t in load_file(path / "judge.safetensors").items()}
     missing, unexpected = net.load_state_dict(tensors, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):

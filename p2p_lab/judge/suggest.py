@@ -57,8 +57,9 @@ def _locate(name: str, mask: Tensor) -> _Seen:
     """Measure a mask (H, W): its centre, its width and its area."""
     h, w = mask.shape
     total = float(mask.sum()) + 1e-6
-    x = float((mask.sum(0) * (torch.arange(w) + 0.5) / w).sum()) / total
-    y = float((mask.sum(1) * (torch.arange(h) + 0.5) / h).sum()) / total
+    across, down = (torch.arange(n).to(mask) + 0.5 for n in (w, h))
+    x = float((mask.sum(0) * across / w).sum()) / total
+    y = float((mask.sum(1) * down / h).sum()) / total
     width = float((mask.amax(0) > 0.5).float().mean())
     return _Seen(name, x, y, max(width, 0.05), total / (h * w))
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
 from p2p_lab.models.hub import fetch
 from p2p_lab.models.identity import warn_of_another_model
 from p2p_lab.models.opening import open_file, open_folder, open_pipe
-from p2p_lab.models.placement import cpu_by_default
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 PREFERRED = ("scenes-128", "scenes-64")

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-
-@contextmanager
-def cpu_by_default() -> Iterator[None]:
-    """Make tensors on the CPU where no device is named, whatever torch's default was set to."""
-    if torch.get_default_device().type == "cpu":
-        yield
-        return
-    with torch.device("cpu"):
-        yield
 
 
 def device_of(module: Any) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits import Edit, EditPlan, between, compile_edits, default_edits
 from p2p_lab.sampling.editing import apply_plan, model_of
 from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
@@ -17,6 +18,7 @@ from p2p_lab.sampling.settings import Record, check_guidance
 Keyframe = tuple[str, Sequence[Edit]]
 
 
+@cpu_by_default()
 def animate(
     source: Run,
     keyframes: Sequence[str | Keyframe],

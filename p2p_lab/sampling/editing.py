@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, overload
 
 from p2p_lab.attention import AttentionTape, Site, find_sites
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
-from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.edit_job import EditJob
 from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, attached, find_sites
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.models import Denoiser
-from p2p_lab.models.placement import cpu_by_default
 from p2p_lab.sampling.loop import (
     CancelToken,
     GuidedConditioning,

@@ -94,7 +94,7 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
         ValueError: If the file is not a run, or damaged, or of another model.
     """
     if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}. A run is written with run.save(path).")
+        raise ValueError(f"There is no file {str(path)!r}. A run is written with run.save(path).")
     try:
         text, tensors = _read(path)
         fields = parse_object(text)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.scenes import backgrounds
 from p2p_lab.scenes.art import FRUIT_RAMPS, LEVELS, sprite
 from p2p_lab.scenes.grammar import Phrase
@@ -47,6 +48,7 @@ class Pictures:
         return torch.ones_like(masks[0])
 
 
+@cpu_by_default()
 def render(scenes: Sequence[Scene] | Scene, size: int = 64) -> Pictures:
     """Draw scenes.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from p2p_lab.devices import cpu_by_default
 from p2p_lab.tokens.prompt import AlignmentError, Prompt
 from p2p_lab.tokens.reference import reference_swap_mapper
 from p2p_lab.tokens.words import is_punctuation, normal
@@ -62,6 +63,7 @@ class Alignment:
         return "\n".join(line.rstrip() for line in lines)
 
 
+@cpu_by_default()
 def align_words(
     source: Prompt,
     target: Prompt,
@@ -96,6 +98,7 @@ def align_words(
     return _from_blocks(source, target, blocks)
 
 
+@cpu_by_default()
 def align_tokens(source: Prompt, target: Prompt, *, compat: Compat = None) -> Alignment:
     """Align two prompts token by token, for an added phrase (the paper's A(j), section 3.2).
 
@@ -169,6 +172,7 @@ def _same_length(source: Prompt, target: Prompt) -> None:
         )
 
 
+@cpu_by_default()
 def word_blocks(source: Prompt, target: Prompt) -> list[Block]:
     """Return which words correspond, as pairs of lists of word numbers, in order.
 

@@ -33,8 +33,9 @@ def read_tokens(text: str, tokenizer: Any, length: int) -> list[Token]:
 
     Raises:
         TypeError: If the tokenizer reports no offsets.
-        ValueError: If it pads on the left.
+        ValueError: If it pads on the left, or the text holds half of a character.
     """
+    _check_whole(text)
     encoded = _encode(text, tokenizer, length)
     fields = ("input_ids", "offset_mapping", "attention_mask", "special_tokens_mask")
     columns = zip(*(encoded[name] for name in fields), strict=True)
@@ -77,6 +78,20 @@ def _others(name: str, added: dict[str, int]) -> list[int]:
     while f"{name}_{len(ids) + 1}" in added:
         ids.append(added[f"{name}_{len(ids) + 1}"])
     return ids
+
+
+def _check_whole(text: str) -> None:
+    """Refuse halves of characters (lone surrogates), which are no text and have no bytes.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    place = next((i for i, sign in enumerate(text) if "\ud800" <= sign <= "\udfff"), None)
+    if place is not None:
+        raise ValueError(
+            f"The text {text!r:.80} holds half of a character at position {place}, as text read in "
+            "a wrong encoding does. Read it in its own encoding, or write it again."
+        )
 
 
 def _encode(text: str, tokenizer: Any, length: int) -> Any:
