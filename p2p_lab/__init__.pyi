@@ -7,6 +7,7 @@ from p2p_lab.tokens import (
     Alignment as Alignment,
     AlignmentError as AlignmentError,
     Prompt as Prompt,
+    align_by_hand as align_by_hand,
     align_tokens as align_tokens,
     align_words as align_words,
 )

@@ -320,7 +320,7 @@ def test_a_picture_that_is_dropped_is_taken(opened: Any) -> None:
     page, _ = opened
     panel = page.locator(".p2p:has(.p2p-drop)").first
     assert panel.locator("figure img").count() == 0
-    panel.locator(".p2p-drop").evaluate(DROP)
+    panel.locator(".p2p-empty").first.evaluate(DROP)  # on the large empty square, not on the box
     panel.locator("figure img").first.wait_for(state="visible")
     assert "press Invert" in panel.locator(".p2p-status").first.inner_text()
 

@@ -38,9 +38,9 @@ from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel, Recipe
 from p2p_lab.widgets import edit_panel as edit_panel_room
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import save_gif, save_strip
-from p2p_lab.widgets.inversion_panel import uploaded
 from p2p_lab.widgets.panel import VIEW, Panel
 from p2p_lab.widgets.recipe import recipe_of
+from p2p_lab.widgets.saver import uploaded
 from p2p_lab.widgets.views import outline_url, self_view, word_view
 from p2p_lab.widgets.worker import RequestToken, Worker
 
@@ -51,8 +51,8 @@ STEPS = 5
 # The widgets and traits of ipywidgets 7.7.1 that panels may use; TagsInput and Stack are newer.
 CORE_7 = {
     *("BoundedIntText", "Button", "Checkbox", "Dropdown", "FileUpload", "FloatSlider", "HBox"),
-    *("HTML", "IntProgress", "IntSlider", "Label", "Layout", "Text", "Textarea", "ToggleButtons"),
-    "VBox",
+    *("HTML", "IntProgress", "IntSlider", "Label", "Layout", "Play", "Text", "ToggleButton"),
+    *("ToggleButtons", "VBox", "jslink"),
 }
 TRAITS_7 = {
     *("accept", "button_style", "continuous_update", "description", "disabled", "icon", "indent"),
@@ -252,7 +252,7 @@ def test_controls_hold_every_edit_that_they_are_given_or_refuse_it(
     except ValueError as error:
         assert str(error).endswith((".", "]")) and len(str(error)) > 30
         return
-    controls = EditControls(run.model, recipe, fixed=False, changed=lambda: None)  # type: ignore[arg-type]
+    controls = EditControls(run.model, recipe, fixed=False, changed=lambda _: None)  # type: ignore[arg-type]
     for _ in range(2):
         assert plan(controls.wanted().edits(run.prompt, prompt)) == wanted
         assert controls.wanted().seed == 2**31 + 5
@@ -297,11 +297,37 @@ def test_a_wrong_prompt_is_told_in_the_status_line_and_the_panel_goes_on(
     assert "p2p-error" not in panel.status.value
 
 
-def test_a_local_edit_without_words_is_told_so(panel: EditPanel) -> None:
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (TARGET, ("cat", "dog")),
+        ("a red cat on grass", ("cat", "red cat")),
+        ("a cat on red grass", ("grass", "red grass")),
+        ("a dog on hat", ("cat, grass", "dog, hat")),
+    ],
+)
+def test_a_local_edit_is_filled_from_the_words_that_differ(
+    run: Run, target: str, words: tuple[str, str]
+) -> None:
+    panel = EditPanel(source=run, target=target, threaded=False)
     from_browser(panel.fields["blend"], value=True)
+    assert "p2p-error" not in panel.status.value
+    assert panel.recipe.blend == words
+    assert (panel.fields["blend_source"].value, panel.fields["blend_target"].value) == words
+
+
+def test_a_local_edit_that_cannot_be_made_names_the_fields(run: Run) -> None:
+    panel = EditPanel(source=run, target=SOURCE, threaded=False)
+    from_browser(panel.fields["blend"], value=True)  # nothing differs, so nothing to fill in
     assert "Name the words whose place may change" in panel.status.value
     from_browser(panel.fields["blend_source"], value="bird")
-    assert "Its words are" in panel.status.value
+    assert "The field &#x27;source&#x27;" in panel.status.value
+    assert "source_words" not in panel.status.value
+    from_browser(panel.fields["blend_source"], value="cat")
+    assert "p2p-error" not in panel.status.value
+    from_browser(panel.fields["blend_target"], value="bird")
+    assert "The field &#x27;edit&#x27;" in panel.status.value
+    assert "target_words" not in panel.status.value
     from_browser(panel.fields["blend"], value=False)
     assert "p2p-error" not in panel.status.value
 
@@ -608,8 +634,8 @@ def test_a_saved_recipe_opens_a_panel_with_the_same_picture(
     monkeypatch.chdir(tmp_path)
     panel = EditPanel(sd32, SOURCE, TARGET, seed=5, steps=4, threaded=False)
     from_browser(panel.faders["dog"], value=1.7)
-    panel.recipe_button.click()
-    panel.recipe_button.click()
+    panel.saver.recipe_button.click()
+    panel.saver.recipe_button.click()
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "a-dog-on-grass-2.json",
         "a-dog-on-grass.json",
@@ -642,8 +668,8 @@ def test_strip_and_gif_hold_every_picture_shown(
     for value in (2.0, 3.0):
         from_browser(panel.faders["dog"], value=value)
     assert len(panel.frames) == 4  # the source, the first edit, two faders
-    panel.strip_button.click()
-    panel.gif_button.click()
+    panel.saver.strip_button.click()
+    panel.saver.gif_button.click()
     with Image.open(tmp_path / "edit-strip.png") as strip:
         assert strip.width > 3 * strip.height
     with Image.open(tmp_path / "edit.gif") as gif:
@@ -659,7 +685,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         raise PermissionError("[Errno 13] Permission denied: 'edit.gif'")
 
     monkeypatch.setattr(Path, "open", refuse)
-    panel.gif_button.click()
+    panel.saver.gif_button.click()
     assert "Permission denied" in panel.status.value and "p2p-error" in panel.status.value
 
 
@@ -764,20 +790,6 @@ def test_a_mask_that_touches_the_edge_has_no_line_on_the_other_side() -> None:
     image = Image.open(io.BytesIO(base64.b64decode(outline_url(mask, (32, 32)).split(",")[1])))
     alpha = np.asarray(image)[..., 3] > 0
     assert not alpha[:, 0].any() and not alpha[0].any()
-
-
-def test_without_the_browser_part_buttons_do_the_same(run: Run) -> None:
-    explorer = AttentionExplorer(run, hover=False)
-    plain = explorer._shown._image.value
-    explorer.pin("cat")
-    lit = explorer._shown._image.value
-    assert lit != plain and "max" in lit and explorer.pinned == "cat"
-    explorer.fields["look"].value = "heat"
-    assert explorer._shown._image.value != lit
-    explorer.fields["kind"].value = "self"
-    assert explorer._shown.position.max == len(explorer.view.maps) - 1
-    from_browser(explorer._shown.position, value=5)
-    assert "Row" in explorer._shown._image.value
 
 
 def test_an_edit_shows_its_maps_before_and_after(run: Run) -> None:
@@ -885,10 +897,40 @@ def test_an_inversion_is_edited_in_the_panel_below(sd32: Any, run: Run) -> None:
 
 def test_a_picture_that_is_dropped_is_taken_like_one_that_is_chosen(sd32: Any, run: Run) -> None:
     panel = InversionPanel(sd32, steps=3, threaded=False)
-    from_browser(panel._drop[0], content=memoryview(png(run.image)))
+    drop(panel, "mine.png", png(run.image))
     assert "press Invert" in panel.status.value and panel.photo is not None
-    from_browser(panel._drop[0], content=memoryview(b"no picture"))
+    drop(panel, "holiday.txt", b"no picture")
     assert "p2p-error" in panel.status.value and panel.photo is not None
+    assert "holiday.txt cannot be read as a picture" in panel.status.value
+    assert "10 bytes" not in panel.status.value
+
+
+def drop(panel: InversionPanel, name: str, content: bytes) -> None:
+    """Do what arrives from the front end when a file is dropped."""
+    count = panel._drop.count + 1
+    from_browser(panel._drop, name=name, content=memoryview(content), count=count)
+
+
+def test_enter_in_the_prompt_inverts_and_typing_does_not(sd32: Any, run: Run) -> None:
+    panel = InversionPanel(sd32, steps=3, threaded=False)
+    drop(panel, "mine.png", png(run.image))
+    from_browser(panel.fields["text"], value=SOURCE)
+    assert panel.run is None
+    panel.fields["text"]._handle_custom_msg({"event": "submit"}, [])
+    assert panel.run is not None and panel.run.prompt.text == SOURCE
+
+
+def test_a_prompt_is_suggested_for_the_picture(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = p2p_lab.load()
+    panel = InversionPanel(model, steps=3, threaded=False)
+    panel.suggest_button.click()
+    assert "There is no picture yet" in panel.status.value
+    picture = generate(model, "a cat on a beach", seed=4).image
+    drop(panel, "mine.png", png(picture))
+    panel.suggest_button.click()
+    text = p2p_lab.inversion.suggest_prompt(model, picture)
+    assert panel.fields["text"].value == text and "cat" in text
+    assert panel.run is None
 
 
 def test_a_file_that_is_no_picture_is_told(sd32: Any) -> None:
@@ -901,8 +943,8 @@ def test_a_file_that_is_no_picture_is_told(sd32: Any) -> None:
 
 def test_uploads_of_both_versions_are_read() -> None:
     assert uploaded({}) is None and uploaded(()) is None
-    assert uploaded({"a.png": {"metadata": {}, "content": b"7"}}) == b"7"
-    assert uploaded(({"name": "a.png", "content": memoryview(b"8")},)) == b"8"
+    assert uploaded({"a.png": {"metadata": {}, "content": b"7"}}) == ("a.png", b"7")
+    assert uploaded(({"name": "a.png", "content": memoryview(b"8")},)) == ("a.png", b"8")
 
 
 # ipywidgets 7.7.1

@@ -10,7 +10,7 @@ source may take. The room knows plans and probabilities; it knows no text encode
 """
 
 from p2p_lab.attention.attaching import attached
-from p2p_lab.attention.blending import blend_mask, blend_sites
+from p2p_lab.attention.blending import blend_level, blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
 from p2p_lab.attention.mixing import mix_site
 from p2p_lab.attention.query_key import QueryKey
@@ -35,6 +35,7 @@ __all__ = [
     "Site",
     "UnsupportedAttention",
     "attached",
+    "blend_level",
     "blend_mask",
     "blend_sites",
     "find_sites",

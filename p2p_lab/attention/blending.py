@@ -59,6 +59,23 @@ def blend_mask(
     return mask * _user_masks(blends, size).to(like)
 
 
+def blend_level(
+    source: Sequence[Tensor],
+    target: Sequence[Tensor],
+    blend: BlendPlan,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+) -> Tensor:
+    """Return the attention of the blend's words as a part of its maximum, (B, 1, h, w).
+
+    The mask is where this is above the threshold. Arguments as in `blend_mask`; the blend names
+    words.
+    """
+    level = _relative(source, target, blend, grid, size, subtract=False)
+    assert level is not None
+    return level
+
+
 def _above(
     peaks: Sequence[Tensor | None], blends: Sequence[tuple[BlendPlan, float]], *, missing: float
 ) -> Tensor | None:

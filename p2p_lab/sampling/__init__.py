@@ -10,6 +10,14 @@ at, measured and edited again. The room knows models, plans and controllers; it 
 from p2p_lab.sampling.animating import animate
 from p2p_lab.sampling.editing import apply_plan, edit
 from p2p_lab.sampling.generate_job import generate
+from p2p_lab.sampling.inspecting import (
+    WordStep,
+    latents_at,
+    maps_at,
+    mask_level,
+    pictures_at,
+    word_step,
+)
 from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
 from p2p_lab.sampling.runs import Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import make_schedule
@@ -21,15 +29,21 @@ __all__ = [
     "GuidedConditioning",
     "Trajectory",
     "RunCallbacks",
+    "WordStep",
     "animate",
     "apply_plan",
     "ddim_step",
     "edit",
     "euler_step",
+    "mask_level",
     "generate",
+    "latents_at",
     "make_schedule",
+    "maps_at",
     "noise_of",
+    "pictures_at",
     "predict",
     "predict_clean",
     "denoise",
+    "word_step",
 ]

@@ -14,6 +14,7 @@ from p2p_lab.tokens.alignment import (
     no_common_word,
     word_blocks,
 )
+from p2p_lab.tokens.by_hand import align_by_hand, links_of
 from p2p_lab.tokens.prompt import AlignmentError, Prompt
 from p2p_lab.tokens.reading import ids_that_fit
 from p2p_lab.tokens.reference import reference_tokens_of
@@ -22,9 +23,11 @@ __all__ = [
     "Alignment",
     "AlignmentError",
     "Prompt",
+    "align_by_hand",
     "align_tokens",
     "align_words",
     "ids_that_fit",
+    "links_of",
     "no_common_word",
     "reference_tokens_of",
     "word_blocks",

@@ -1,7 +1,8 @@
-"""The parts of panels that live in the browser: word map, code box, drop box and the keys.
+"""The parts of panels that live in the browser: word map, stage, comparison, code box, keys.
 
-They are anywidget modules with inline JavaScript. Python sends data once; hovering, blending and
-copying happen in the browser, without a round trip. Texts enter the page as text, never as HTML.
+They are anywidget modules with inline JavaScript. Python sends data once; hovering, blending,
+comparing and copying happen in the browser, without a round trip. Texts enter the page as text,
+never as HTML.
 """
 
 from __future__ import annotations
@@ -9,24 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import traitlets
 
-try:
-    import anywidget
-except ImportError:  # without it panels use core widgets alone
-    anywidget: Any = None  # type: ignore[no-redef]
-
 _HERE = Path(__file__).parent
-Base: Any = object if anywidget is None else anywidget.AnyWidget
 
 
-def has_browser_parts() -> bool:
-    """Tell whether the JavaScript parts can be used."""
-    return anywidget is not None
+def _file(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
-class WordMap(Base):  # type: ignore[misc]
+def _bytes() -> Any:
+    """Return a trait of bytes; the browser sends them as a memoryview."""
+    return traitlets.Bytes().tag(sync=True, from_json=lambda sent, _: bytes(sent or b""))
+
+
+class WordMap(anywidget.AnyWidget):
     """Show a picture lit by the map of the word that is hovered, focused or pinned.
 
     Traits:
@@ -43,8 +43,8 @@ class WordMap(Base):  # type: ignore[misc]
         pinned: the word that stays when nothing is hovered, −1 for none.
     """
 
-    _esm = (_HERE / "word_map.js").read_text(encoding="utf-8")
-    _css = (_HERE / "word_map.css").read_text(encoding="utf-8")
+    _esm = _file("word_map.js")
+    _css = _file("word_map.css")
     picture = traitlets.Unicode().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
     labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -59,39 +59,105 @@ class WordMap(Base):  # type: ignore[misc]
     pinned = traitlets.Int(-1).tag(sync=True)
 
 
-class CodeBox(Base):  # type: ignore[misc]
-    """Show lines of code, and put them on the clipboard when they come and on a button."""
+class Stage(anywidget.AnyWidget):
+    """Show a picture to work on: a local edit's mask, one to paint, or an object to drag.
 
-    _esm = (_HERE / "code_box.js").read_text(encoding="utf-8")
+    Traits:
+        picture, alt: the picture, a data URL, and what it shows.
+        tool: "mask" shows where `level` is above `threshold`; "paint" paints `painted`; "move"
+            drags `region`.
+        rows, columns: cells of the three grids, one byte each.
+        level, threshold: how loud the words are, 255 at the loudest, and from where on they count.
+        painted, brush: where was painted (255), and the brush's radius in cells.
+        region: the cells of the object (255).
+        down, right, scale: where it was taken to, in parts of the picture, and how large it is now.
+    """
+
+    _esm = _file("stage.js")
+    _css = _file("stage.css")
+    picture = traitlets.Unicode().tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
+    tool = traitlets.Unicode("mask").tag(sync=True)
+    rows = traitlets.Int(1).tag(sync=True)
+    columns = traitlets.Int(1).tag(sync=True)
+    level = _bytes()
+    threshold = traitlets.Float(0.3).tag(sync=True)
+    painted = _bytes()
+    brush = traitlets.Float(1.5).tag(sync=True)
+    region = _bytes()
+    down = traitlets.Float(0.0).tag(sync=True)
+    right = traitlets.Float(0.0).tag(sync=True)
+    scale = traitlets.Float(1.0).tag(sync=True)
+
+
+class Compare(anywidget.AnyWidget):
+    """Show two pictures in one frame with a line between them, or four times what differs.
+
+    Traits:
+        pictures, names: data URLs of all pictures that can be compared, and what they are called.
+        left, right: which two.
+        at: where the line stands, a part of the width.
+        change: whether to show what differs.
+    """
+
+    _esm = _file("compare.js")
+    _css = _file("compare.css")
+    pictures = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    left = traitlets.Int(0).tag(sync=True)
+    right = traitlets.Int(1).tag(sync=True)
+    at = traitlets.Float(0.5).tag(sync=True)
+    change = traitlets.Bool(False).tag(sync=True)
+
+
+class Grid(anywidget.AnyWidget):
+    """Show an alignment as a table of buttons that can be pressed.
+
+    Traits:
+        rows, columns: the tokens of source and target.
+        links: pairs (row, column) that are pressed.
+    """
+
+    _esm = _file("grid.js")
+    _css = _file("grid.css")
+    rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    links: Any = traitlets.List().tag(sync=True)
+
+
+class CodeBox(anywidget.AnyWidget):
+    """Show lines of code; put them on the clipboard whenever `copies` rises, and on a button."""
+
+    _esm = _file("code_box.js")
     value = traitlets.Unicode().tag(sync=True)
+    copies = traitlets.Int(0).tag(sync=True)
 
 
-class DropBox(Base):  # type: ignore[misc]
-    """Take a file that is dropped on it; `content` holds its bytes."""
+class DropBox(anywidget.AnyWidget):
+    """Take a file that is dropped anywhere on its panel; `name` and then `content` come."""
 
-    _esm = (_HERE / "drop_box.js").read_text(encoding="utf-8")
-    content = traitlets.Bytes().tag(sync=True, from_json=lambda sent, _: bytes(sent))
-
-
-class KeyGuard(Base):  # type: ignore[misc]
-    """Keep the plain keys that are pressed in a panel from the notebook's shortcuts."""
-
-    _esm = (_HERE / "keys.js").read_text(encoding="utf-8")
+    _esm = _file("drop_box.js")
+    name = traitlets.Unicode().tag(sync=True)
+    content = _bytes()
+    count = traitlets.Int(0).tag(sync=True)
 
 
-def key_guard() -> list[Any]:
-    """Return the invisible part that guards a panel's keys; nothing without anywidget."""
-    return [] if anywidget is None else [KeyGuard(layout=widgets.Layout(display="none"))]
+class KeyGuard(anywidget.AnyWidget):
+    """Keep the plain keys that are pressed in a panel from the notebook's shortcuts.
+
+    Trait `shown` counts how often a front end has drawn the panel: none has where a notebook is
+    run without one.
+    """
+
+    _esm = _file("keys.js")
+    shown = traitlets.Int(0).tag(sync=True)
 
 
-def drop_box() -> list[Any]:
-    """Return a place to drop a file on; nothing without anywidget."""
-    return [] if anywidget is None else [DropBox(layout=widgets.Layout(width="auto", margin="0"))]
+def key_guard() -> Any:
+    """Return the invisible part that guards a panel's keys."""
+    return KeyGuard(layout=widgets.Layout(display="none"))
 
 
 def code_box() -> Any:
-    """Return a hidden box for code with a `value`; without anywidget a plain text area."""
-    hidden = widgets.Layout(display="none", width="100%")
-    if anywidget is None:
-        return widgets.Textarea(layout=hidden, rows=14)
-    return CodeBox(layout=hidden)
+    """Return a hidden box for code."""
+    return CodeBox(layout=widgets.Layout(display="none", width="100%"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from p2p_lab.edits import Edit
+from p2p_lab.edits import Edit, Refine, Replace, Reweight
 from p2p_lab.models import Denoiser
 from p2p_lab.models.identity import short_digest
 from p2p_lab.models.loading import WEIGHTS
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from p2p_lab.widgets.recipe import Recipe
 
 _ALWAYS = ("cross", "self_attention", "threshold")  # said also where they are the default
-_PLACES = ("word", "scale", "source_words", "target_words")  # given without their names
+ALIGN: dict[type, str] = {Replace: "align_words", Refine: "align_tokens"}
+_PLACES = ("word", "source_words")  # given without their names
 
 
 def code_of(recipe: Recipe, edits: Sequence[Edit], source: Run | None = None) -> str:
@@ -45,12 +46,14 @@ def code_of(recipe: Recipe, edits: Sequence[Edit], source: Run | None = None) ->
         loading, uses = _loading(recipe, None if source is None else source.model)
         lines = [loading, f"source = generate({_arguments(recipe, source)})"]
         names.append("generate")
+    if recipe.links is not None:
+        names += ["align_by_hand", *(ALIGN[type(one)] for one in edits if type(one) in ALIGN)]
     names += [name for name in uses if name != "torch"]
     head = [f"from p2p_lab import {', '.join(['edit', *sorted(names)])}", ""]
     if "torch" in uses:
         head = ["import torch", *head]
     lines += ["edited = edit(", "    source,", f"    {literal(recipe.target)},", "    ["]
-    lines += [f"        {_call(one)}," for one in edits]
+    lines += [f"        {_call(one, recipe)}," for one in edits]
     return "\n".join([*head, *lines, "    ],", ")", "edited"])
 
 
@@ -82,7 +85,7 @@ def _number(value: float) -> str:
     return repr(int(value)) if whole else repr(value)
 
 
-def _call(one: Edit) -> str:
+def _call(one: Edit, recipe: Recipe) -> str:
     """Write an edit as the call that makes it, without what is left at its default."""
     defaults = {name: f.default for name, f in _fields(one).items()}
     words = []
@@ -92,8 +95,13 @@ def _call(one: Edit) -> str:
             isinstance(value, (str, float)) and value == defaults[name]
         )
         empty = isinstance(value, Mapping) and not value
-        if name in _ALWAYS or not (same or empty):
-            words.append(literal(value) if name in _PLACES else f"{name}={literal(value)}")
+        if name == "alignment" and recipe.links is not None and type(one) in ALIGN:
+            prompts = f"source.prompt, source.model.prompt({literal(recipe.target)})"
+            found = f"{ALIGN[type(one)]}({prompts})"
+            words.append(f"alignment=align_by_hand({found}, {literal(recipe.links)})")
+        elif name in _ALWAYS or not (same or empty):
+            place = name in _PLACES or (name == "scale" and isinstance(one, Reweight))
+            words.append(literal(value) if place else f"{name}={literal(value)}")
     return f"{type(one).__name__}({', '.join(words)})"
 
 

@@ -25,19 +25,21 @@ function render({ model, el }) {
       await navigator.clipboard.writeText(model.get("value"));
       button.textContent = "Copied";
       setTimeout(() => { button.textContent = "Copy"; }, 1500);
-    } catch {
-      button.textContent = "Copy"; // the browser gave no permission: the lines can be selected
+    } catch { // the browser gave no permission: the lines are selected, to be copied by keys
+      button.textContent = "Press Ctrl+C";
+      window.getSelection().selectAllChildren(pre);
     }
   };
   const show = () => { pre.textContent = model.get("value"); };
-  const changed = () => { show(); copy(); };
+  const asked = () => { show(); copy(); };
 
   button.addEventListener("click", copy);
-  model.on("change:value", changed);
+  model.on("change:value", show);
+  model.on("change:copies", asked); // counts: the same lines can be asked for again
   show();
   box.append(pre, button);
   el.append(box);
-  return () => model.off("change:value", changed);
+  return () => { model.off("change:value", show); model.off("change:copies", asked); };
 }
 
 export default { render };

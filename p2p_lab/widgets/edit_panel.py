@@ -1,36 +1,42 @@
-"""The edit panel: prompts, windows, faders and a local edit, with both pictures beside each other.
+"""The edit panel: prompts, faders and three pictures; windows, masks and moves fold away.
 
-The controls fill in a `Recipe`; `generate` and `edit` do the rest. An edit starts from the cached
-source, and from the step where it parts from the edit before it, so faders answer at once.
+The controls fill in a `Recipe`; `generate` and `edit` do the rest. While a control is moved, drafts
+of a few steps follow it; the final picture is made when the hand rests. An edit starts from the
+cached source, and from the step where it parts from the edit before it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+from PIL.Image import Image
 
-from p2p_lab.edits import Edit, default_edits
+from p2p_lab.edits import Edit
 from p2p_lab.figures import LabFigure, show_pictures
-from p2p_lab.metrics import psnr
 from p2p_lab.models import Denoiser, load
-from p2p_lab.models.vocabulary import about_unknown_words
-from p2p_lab.sampling import Run
+from p2p_lab.sampling import Cancelled, Run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import code_box
+from p2p_lab.widgets.drafts import DRAFT_STEPS, Drafts
 from p2p_lab.widgets.edit_controls import EditControls
-from p2p_lab.widgets.export import Frame, save_gif, save_strip
+from p2p_lab.widgets.edit_tools import EditTools
+from p2p_lab.widgets.edit_words import numbers, summary, why
+from p2p_lab.widgets.export import Frame
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.recipe import Recipe, recipe_of
+from p2p_lab.widgets.saver import Saver
 from p2p_lab.widgets.worker import RequestToken
 
-MOST_FRAMES = 12
+REST_SECONDS = 0.15  # without a touch, after which the final picture is made
+PAUSE_SECONDS = 0.01  # between two drafts that nobody has asked for: others may want the model
 
 
 class EditPanel(Panel):
-    """Edit a picture by its prompt, and see the edit beside its source.
+    """Edit a picture by its prompt, and see the edit beside its source and the plain re-prompt.
 
     Args:
         model: A denoiser; None takes the source's, or the best bundled one.
@@ -38,7 +44,7 @@ class EditPanel(Panel):
         target: The edit's prompt; None starts with the source's.
         seed: Of the source's noise, if `source` is a prompt.
         edits: What the controls start with: at most one `Replace` or `Refine`, any `Reweight`,
-            a `LocalBlend`.
+            a `LocalBlend`, a `Move`.
         steps: Number of denoising steps; None takes the model's.
         guidance_scale: Strength of guidance; None takes the model's.
         threaded: Whether to work beside the kernel; None: where there is a kernel. The first
@@ -49,6 +55,7 @@ class EditPanel(Panel):
         edited: the newest finished edit.
         recipe: what made it, all of it.
         controls: what a reader can move.
+        folds: what can be opened below.
 
     Raises:
         ValueError: the first edit cannot be made; later ones say why in the status line.
@@ -93,11 +100,7 @@ class EditPanel(Panel):
         if not isinstance(recipe, Recipe):
             text = str(recipe)
             recipe = Recipe.from_json(text if "{" in text else Path(text).read_text("utf-8"))
-        if recipe.seed is None:
-            raise ValueError(
-                "This recipe edits a measured picture, which it does not hold. Invert the picture "
-                "again and use recipe.apply(run)."
-            )
+        _check_drawn(recipe)
         panel = cls.__new__(cls)
         panel.model = model or load(recipe.model or None)
         panel._begin(recipe.met(panel.model), None, (), threaded)
@@ -114,9 +117,16 @@ class EditPanel(Panel):
         self.edited: Run = start.apply(self.run)
         self.recipe: Recipe = start
         self._source_run = run
-        self.frames: list[Frame] = []
-        self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
+        self._drafts = Drafts()
+        self._draft_shown = False
+        self._reprompts: dict[str, Run] = {}
+        self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(3)]
         self.controls = EditControls(self.model, start, fixed=run is not None, changed=self.refresh)
+        self.tools = EditTools(self.controls)
+        self.saver = Saver(
+            say=self.say, recipe=self._final_recipe, reopen=self.reopen, guard=self.handling
+        )
+        self.folds = style.Folds({**self.tools.boxes, "Save": self.saver.box}, self._fill_tools)
         self._lay_out()
         self._finished()
 
@@ -130,32 +140,33 @@ class EditPanel(Panel):
         """Return the words' faders, by word; a second occurrence is "word (2)"."""
         return self.controls.faders
 
+    @property
+    def frames(self) -> list[Frame]:
+        """Return the pictures that were shown, the source first."""
+        return self.saver.frames
+
     def _lay_out(self) -> None:
         next_seed = style.button("Next", "Draw the source from the next seed", icon="refresh")
-        next_seed.disabled = self._source_run is not None
+        if self._source_run is not None:
+            next_seed.disabled, next_seed.layout.display = True, "none"
         next_seed.on_click(lambda _: self._next_seed())
         reset = style.button("Reset", "Set every control back to where it began", icon="undo")
         reset.on_click(lambda _: self.set(self.controls.start))
         self._code = code_box()
         self.copy_button = style.button("Copy as code", "Show and copy the lines of this edit")
         self.copy_button.on_click(lambda _: self._show_code())
-        self.recipe_button = style.button("Save recipe", "Write the settings to a JSON file")
-        self.recipe_button.on_click(lambda _: self._save("recipe"))
-        self.strip_button = style.button("PNG strip", "Write source and edits side by side")
-        self.strip_button.on_click(lambda _: self._save("strip"))
-        self.gif_button = style.button("GIF", "Write source and edits one after another")
-        self.gif_button.on_click(lambda _: self._save("gif"))
         fields = self.fields
+        why_fixed = style.note("This source is given as a run, so its prompt and seed are fixed.")
         self.show(
             style.row(fields["source"], fields["seed"], next_seed),
-            style.row(fields["target"], fields["method"]),
-            style.row(*self._pictures, self.controls.column(), align_items="flex-start"),
+            *([why_fixed] if self._source_run is not None else []),
+            style.row(fields["target"]),
+            style.row(*self._pictures, align_items="flex-start"),
             style.head("Faders", "how loud each word is: 1 as it was, 0 off, below 0 away from it"),
             self.controls.desk,
-            self.footer(
-                reset, self.copy_button, self.recipe_button, self.strip_button, self.gif_button
-            ),
+            self.footer(reset, self.copy_button),
             self._code,
+            self.folds.box,
         )
 
     def set(self, recipe: Recipe) -> None:
@@ -164,92 +175,187 @@ class EditPanel(Panel):
             self.controls.set(recipe)
         self.refresh()
 
+    def reopen(self, recipe: Recipe) -> None:
+        """Go on with a recipe that was saved.
+
+        Raises:
+            ValueError: it belongs to another source than the one that this panel was given.
+        """
+        if self._source_run is not None and recipe.source != self._source_run.prompt.text:
+            raise ValueError(
+                f"The recipe edits {recipe.source!r}, and this panel's source is "
+                f"{self._source_run.prompt.text!r}. Open it with EditPanel.from_recipe."
+            )
+        if self._source_run is None:
+            _check_drawn(recipe)
+        else:
+            recipe = _settings_of(self._source_run, recipe)
+        self.controls.start = recipe.met(self.model).with_(model=self.model.name)
+        self.set(self.controls.start)
+
     def code(self) -> str:
-        """Return the Python lines that make the picture that is shown, without the panel."""
+        """Return the Python lines that make the newest final picture, without the panel."""
         edits = self.recipe.edits(self.run.prompt, self.edited.prompt)
         return self.recipe.to_code(edits, source=self.run)
+
+    def reprompt(self, cancel: Any = None) -> Run | None:
+        """Return the target's picture from the same noise without control; it is made once.
+
+        None where the prompts are the same: that is the source.
+        """
+        text = self.edited.prompt.text
+        if text == self.run.prompt.text:
+            return None
+        if text not in self._reprompts:
+            how: dict[str, Any] = {"record": "none", "cancel": cancel}
+            self._reprompts[text] = self.recipe.reprompt(self.run, **how)
+        return self._reprompts[text]
 
     # Handlers: each calls one public function
 
     def _next_seed(self) -> None:
         self.fields["seed"].value = self.fields["seed"].value + 1
 
-    def refresh(self) -> None:
-        """Make the picture that the controls ask for; only the newest request is shown."""
-        with self.handling():
-            self.controls.fill_desk(self.controls.wanted())
+    def refresh(self, moved: str = "") -> None:
+        """Make the picture that the controls ask for; only the newest request is shown.
+
+        Args:
+            moved: the control that was moved, whose other stops are drawn ahead afterwards.
+        """
+        if moved in ("", "source", "target"):
+            with self.handling():
+                self.controls.fill_desk(self.controls.wanted())
 
         def job(token: RequestToken) -> None:
             recipe, run = self.controls.wanted(), self.run
             again = self._source_run is None and recipe.another_source(run)
-            self._paint(old=True, source_too=again)
-            if again:
-                on_step = self.report(token, "Drawing the source")
-                run = recipe.generate(self.model, on_step=on_step, cancel=token)
-            on_step = self.report(token, "Editing")
-            edited = recipe.apply(run, on_step=on_step, cancel=token)
-            if token.newest:
-                self.run, self.edited, self.recipe = run, edited, recipe
-                self._finished()
+            if self.worker.threaded and not again and run.steps > DRAFT_STEPS:
+                self._show_draft(recipe, token)
+                if not token.rest(REST_SECONDS):
+                    if token.stopped.is_set():
+                        raise Cancelled("The final picture was not made.")
+                    return
+            self._make(recipe, token, again=again)
 
-        self.request(job)
+        self.request(job, lambda token: self._work_ahead(token, moved))
+
+    def _show_draft(self, recipe: Recipe, token: RequestToken) -> None:
+        """Show the edit in few steps; one that has begun is shown though the hand moves on."""
+        found = self._drafts.find(recipe, self.run)
+        draft = found or self._drafts.draw(recipe, self.run, token.stopped)
+        self._draft_shown = True
+        self._paint_edit(draft, recipe.target, f"draft of {DRAFT_STEPS} steps")
+        self.say(
+            f"Draft, {DRAFT_STEPS} of {self.run.steps} steps; the final picture comes at rest."
+        )
+
+    def _make(self, recipe: Recipe, token: RequestToken, *, again: bool) -> None:
+        """Make the final picture."""
+        run = self.run
+        if not self._draft_shown:
+            self._paint(old=True, source_too=again)
+        if again:
+            on_step = self.report(token, "Drawing the source")
+            run = recipe.generate(self.model, on_step=on_step, cancel=token)
+        edited = recipe.apply(run, on_step=self.report(token, "Editing"), cancel=token)
+        if token.newest:
+            if again:
+                self._reprompts.clear()
+            self.run, self.edited, self.recipe = run, edited, recipe
+            self._finished()
+
+    def on_shown(self) -> None:
+        """Make ready what a first touch needs, and the third picture."""
+        if self.worker.threaded:
+            self.request(lambda _: None, lambda token: self._work_ahead(token, ""))
+
+    def _work_ahead(self, token: RequestToken, moved: str) -> None:
+        """Draw what will be asked for next: the third picture, and the other stops of a fader."""
+        if self.run.steps > DRAFT_STEPS:
+            self._drafts.source(self.run, token)
+        if self.reprompt(token) is not None:
+            self._paint_reprompt()
+            self._fill_tools()
+        for recipe in self.controls.stops(moved) if self.run.steps > DRAFT_STEPS else ():
+            if token.is_set():
+                return
+            self._drafts.draw(recipe, self.run, token)
+            time.sleep(PAUSE_SECONDS)
 
     def _show_code(self) -> None:
         with self.handling():
+            self._final_recipe()
             self._code.value = self.code()
+            self._code.copies += 1
             self._code.layout.display = "flex"
             self.say("These lines make the same picture.")
 
-    def _save(self, what: str) -> None:
+    def _final_recipe(self) -> Recipe:
+        """Return what made the picture that is shown.
+
+        Raises:
+            ValueError: it is a draft.
+        """
+        if self._draft_shown:
+            raise ValueError("What is shown is a draft. Wait for the final picture, then save.")
+        return self.recipe.made_with(self.model)
+
+    def _fill_tools(self) -> None:
+        opened = {name for name in self.tools.boxes if self.folds.is_open(name)}
+        found = self._reprompts.get(self.edited.prompt.text)
+        more = {} if found is None else {"re-prompt": found}
         with self.handling():
-            if what == "recipe":
-                path = self.recipe.made_with(self.model).save()
-            else:
-                path = (save_strip if what == "strip" else save_gif)(self.frames)
-            self.say(f"Saved {path}")
+            self.tools.update(opened, self.recipe, self.run, self.edited, **more)
 
     # Painting
 
     def _finished(self) -> None:
         self._paint()
-        frame = Frame(self.edited.image, self.edited.prompt.text, _summary(self.recipe))
-        first = Frame(self.run.image, self.run.prompt.text, "source")
-        same = bool(self.frames) and self.frames[0].caption == first.caption
-        kept = self.frames[1:] if same and self.frames[0].image == first.image else []
-        self.frames = [first, *[f for f in kept if f != frame], frame]
-        self.frames = [first, *self.frames[1:][-(MOST_FRAMES - 1) :]]
+        frame = Frame(self.edited.image, self.edited.prompt.text, summary(self.recipe))
+        self.saver.add(Frame(self.run.image, self.run.prompt.text, "source"), frame)
         self._code.layout.display = "none"
-        self.say(self._why())
-
-    def _why(self) -> str:
-        """Say which alignment was used and why, and which words the model does not know."""
-        source, target = self.run.prompt, self.edited.prompt
-        auto = self.recipe.method == "auto"
-        why = default_edits(source, target)[1] if auto else f"Done with {self.recipe.method}."
-        known = self.model.card.vocabulary
-        messages = [about_unknown_words(one, known, self.model.name) for one in (source, target)]
-        return " ".join(filter(None, dict.fromkeys([why, *messages])))
+        self._fill_tools()
+        self.say(f"Final, {self.edited.steps} steps. {why(self.recipe, self.run, self.edited)}")
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""
         self._paint()
 
+    def after_cancel(self) -> None:
+        """Set the controls back to the picture that is kept, and show it."""
+        self.controls.set(self.recipe)
+        self._paint()
+
     def _paint(self, *, old: bool = False, source_too: bool = False) -> None:
         source, edited = self.run, self.edited
+        self._draft_shown = False
         seed = "a measured picture" if source.seed is None else f"seed {source.seed}"
         self._pictures[0].value = style.figure_html(
             source.image,
             f"Source: {source.prompt.text}",
             source.prompt.text or "(empty prompt)",
-            f"{seed}, {source.steps} steps",
+            f"source, {seed}, {source.steps} steps",
             old=source_too,
         )
-        self._pictures[1].value = style.figure_html(
-            edited.image,
-            f"Edit: {edited.prompt.text}",
-            edited.prompt.text or "(empty prompt)",
-            _numbers(source, edited),
-            old=old,
+        text = edited.prompt.text
+        self._paint_edit(edited.image, text, f"edit, {numbers(source, edited)}", old=old)
+        self._paint_reprompt()
+
+    def _paint_edit(self, image: Image, text: str, note: str, *, old: bool = False) -> None:
+        caption = text or "(empty prompt)"
+        self._pictures[1].value = style.figure_html(image, f"Edit: {text}", caption, note, old=old)
+
+    def _paint_reprompt(self) -> None:
+        """Show the third picture if it was made."""
+        found = self._reprompts.get(self.edited.prompt.text)
+        same = self.edited.prompt.text == self.run.prompt.text
+        self._pictures[2].layout.display = "none" if same else None
+        self._pictures[2].value = style.figure_html(
+            None if found is None else found.image,
+            "being drawn" if found is None else f"Re-prompt: {found.prompt.text}",
+            self.edited.prompt.text or "(empty prompt)",
+            "re-prompt, without control"
+            + ("" if found is None else f", {numbers(self.run, found)}"),
         )
 
     # Static form
@@ -258,7 +364,7 @@ class EditPanel(Panel):
         """Return source and edit side by side, as a figure."""
         titles = [f"source: {self.run.prompt.text}", f"edit: {self.edited.prompt.text}"]
         figure = show_pictures([self.run, self.edited], titles)
-        figure.alt = f"{figure.alt} {_numbers(self.run, self.edited)}."
+        figure.alt = f"{figure.alt} {numbers(self.run, self.edited)}."
         return figure
 
     def __repr__(self) -> str:
@@ -267,8 +373,8 @@ class EditPanel(Panel):
         seed = "measured" if self.run.seed is None else f"seed {self.run.seed}"
         return (
             f"EditPanel: {prompts}, {seed}, {self.run.steps} steps\n"
-            f"  {_summary(self.recipe)}\n"
-            f"  {_numbers(self.run, self.edited)}"
+            f"  {summary(self.recipe)}\n"
+            f"  {numbers(self.run, self.edited)}"
         )
 
 
@@ -283,16 +389,9 @@ def _settings_of(run: Run, recipe: Recipe) -> Recipe:
     )
 
 
-def _numbers(source: Run, edited: Run) -> str:
-    """Say how far the edit is from its source."""
-    value = psnr(source.array, edited.array)
-    return "equal to the source" if value == float("inf") else f"{value:.1f} dB to the source"
-
-
-def _summary(recipe: Recipe) -> str:
-    """Say in one line what a recipe does."""
-    parts = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
-    parts += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
-    if recipe.blend is not None:
-        parts.append(f"only at {' / '.join(dict.fromkeys(filter(None, recipe.blend)))}")
-    return ", ".join(parts)
+def _check_drawn(recipe: Recipe) -> None:
+    if recipe.seed is None:
+        raise ValueError(
+            "This recipe edits a measured picture, which it does not hold. Invert the picture "
+            "again and use recipe.apply(run)."
+        )

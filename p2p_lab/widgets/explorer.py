@@ -15,7 +15,7 @@ from p2p_lab.figures import LabFigure, show_maps
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.panel import Panel
-from p2p_lab.widgets.views import MapView, make_view, self_view, tables, word_view
+from p2p_lab.widgets.views import MapView, WordView, self_view, tables, word_view
 
 MOST_POSITIONS = 32 * 32  # of a self-attention site: a megabyte of maps
 
@@ -29,7 +29,6 @@ class AttentionExplorer(Panel):
     Args:
         run: A run that recorded its maps; with a tape also single steps, heads, self-attention.
         truth: word -> true mask (H, W): its outline and scores are shown.
-        hover: False uses buttons in place of the part that lives in the browser.
 
     Attributes:
         view: what is shown now, as data.
@@ -39,9 +38,7 @@ class AttentionExplorer(Panel):
         ValueError: the run recorded no maps, or a true mask names a word that is not there.
     """
 
-    def __init__(
-        self, run: Run, truth: Mapping[str, Any] | None = None, *, hover: bool | None = None
-    ) -> None:
+    def __init__(self, run: Run, truth: Mapping[str, Any] | None = None) -> None:
         super().__init__(threaded=False)
         if run.attention is None:
             raise ValueError(
@@ -51,7 +48,7 @@ class AttentionExplorer(Panel):
         for word in self.truth:
             self.store.prompt.tokens_of(word)  # raises the error that lists the words
         alt = f"Picture of: {run.prompt.text}."
-        self._shown = make_view(run.image, alt, hover=hover)
+        self._shown = WordView(run.image, alt)
         self._controls()
         self._lay_out()
         self.view = self._look_up()

@@ -12,7 +12,7 @@ from p2p_lab.figures import show_pictures, to_gif, to_png
 from p2p_lab.files import write_new
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """Hold one picture that a panel has shown.
 
@@ -25,6 +25,18 @@ class Frame:
     image: Image.Image
     caption: str
     note: str
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both show the same, made in the same way."""
+        return isinstance(other, Frame) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """Return a number that equal frames share."""
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, str, bytes]:
+        return self.caption, self.note, self.image.tobytes()
 
 
 def save_strip(frames: Sequence[Frame], folder: str | Path = ".") -> Path:

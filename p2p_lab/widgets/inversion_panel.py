@@ -11,15 +11,16 @@ import ipywidgets as widgets
 from PIL import Image
 
 from p2p_lab.figures import LabFigure, show_pictures
-from p2p_lab.inversion import METHODS, Method, invert, load_image
+from p2p_lab.inversion import METHODS, Method, invert, load_image, suggest_prompt
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Denoiser, load
 from p2p_lab.models.vocabulary import about_unknown_words
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
-from p2p_lab.widgets.browser import drop_box
+from p2p_lab.widgets.browser import DropBox
 from p2p_lab.widgets.edit_panel import EditPanel
 from p2p_lab.widgets.panel import Panel
+from p2p_lab.widgets.saver import uploaded
 from p2p_lab.widgets.worker import RequestToken
 
 
@@ -82,7 +83,7 @@ class InversionPanel(Panel):
                 description="Choose a picture",
                 layout=widgets.Layout(width="auto"),
             ),
-            "text": style.text("It shows", text, flex="1 1 14em"),
+            "text": style.text("It shows", text, flex="1 1 14em", at_once=True),
             "method": widgets.Dropdown(
                 options=list(METHODS),
                 value=method,
@@ -98,9 +99,12 @@ class InversionPanel(Panel):
         self.edit_button = style.button("Edit it", "Open the edit panel on the newest inversion",
                                         icon="pencil")  # fmt: skip
         self.edit_button.on_click(lambda _: self.open_editor())
-        self._drop = drop_box()
-        for box in self._drop:
-            box.observe(lambda change: self._take(bytes(change["new"])), "content")
+        self.fields["text"].on_msg(self._entered)
+        self.suggest_button = style.button("Suggest", "Write a prompt that says what it shows",
+                                           icon="magic")  # fmt: skip
+        self.suggest_button.on_click(lambda _: self.suggest())
+        self._drop = DropBox(layout=widgets.Layout(width="auto", margin="0"))
+        self._drop.observe(lambda _: self._take(self._drop.content, self._drop.name), "count")
         self._below = style.column()
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(2)]
         self._table = widgets.HTML()
@@ -108,7 +112,8 @@ class InversionPanel(Panel):
     def _lay_out(self) -> None:
         fields = self.fields
         self.show(
-            style.row(fields["upload"], *self._drop, fields["text"], fields["method"]),
+            style.row(fields["upload"], self._drop, fields["method"]),
+            style.row(fields["text"], self.suggest_button),
             style.row(
                 *self._pictures,
                 style.column(
@@ -130,6 +135,25 @@ class InversionPanel(Panel):
             self._invert(text, method, token, on_step=on_step, cancel=token)
 
         self.request(job)
+
+    def suggest(self) -> None:
+        """Write a prompt that says what the picture shows."""
+
+        def job(token: RequestToken) -> None:
+            if self._image is None:
+                raise ValueError("There is no picture yet. Choose one with the button above.")
+            self.say("Looking at the picture …")
+            text = suggest_prompt(self.model, self._image)
+            if token.newest:
+                self.fields["text"].value = text
+                self.say(f"It may be {text!r}. Change what is wrong, then press Invert.")
+
+        self.request(job)
+
+    def _entered(self, _: Any, content: Any, buffers: Any) -> None:
+        """Invert when Enter is pressed in the prompt."""
+        if content.get("event") == "submit":
+            self.refresh()
 
     def open_editor(self) -> None:
         """Open an edit panel on the newest inversion, with the target of the one before it."""
@@ -169,15 +193,19 @@ class InversionPanel(Panel):
             self.say(" ".join(filter(None, [run.note, message])))
 
     def _uploaded(self, change: Any) -> None:
-        content = uploaded(self.fields["upload"].value)
-        if content is not None:
-            self._take(content)
+        found = uploaded(self.fields["upload"].value)
+        if found is not None:
+            self._take(found[1], found[0])
 
-    def _take(self, content: bytes) -> None:
+    def _take(self, content: bytes, name: str) -> None:
         """Show a picture that was chosen or dropped; what belonged to the one before goes."""
         with self.handling():
             defaults = self.model.defaults
-            photo = load_image(content, (defaults.height, defaults.width))
+            try:
+                photo = load_image(content, (defaults.height, defaults.width))
+            except ValueError as error:  # it knows the bytes, the reader knows the name
+                message = str(error).removeprefix(f"{len(content)} bytes").strip()
+                raise ValueError(f"{name or 'The file'} {message}") from None
             self.request(lambda _: None)  # what runs for the picture before is not shown any more
             self._image, self.photo, self.run, self.table = content, photo, None, []
             self.editor, self._below.children = None, ()
@@ -230,12 +258,6 @@ class InversionPanel(Panel):
             return "InversionPanel: nothing was inverted yet"
         head = f"InversionPanel: {self.run.prompt.text!r}, {self.run.steps} steps"
         return "\n".join([head, *(f"  {name}: {dB:.1f} dB" for name, dB, _ in self.table)])
-
-
-def uploaded(value: Any) -> bytes | None:
-    """Return the file of an upload control, as ipywidgets 7 (a dict) or 8 (a tuple) gives it."""
-    entries = list(value.values()) if isinstance(value, dict) else list(value or ())
-    return bytes(entries[-1]["content"]) if entries else None
 
 
 def table_html(table: Sequence[tuple[str, float, float]]) -> str:

@@ -3,7 +3,9 @@
 // what is marked. Keys with Ctrl, Alt or Cmd, and Shift+Enter, stay the notebook's.
 const MARK = "data-lm-suppress-shortcuts";
 
-function render({ el }) {
+function render({ model, el }) {
+  model.set("shown", model.get("shown") + 1); // somebody may look: pictures can be made ready
+  model.save_changes();
   const mark = (event) => {
     const { target, key } = event;
     if (!el.closest(".p2p")?.contains(target)) return;

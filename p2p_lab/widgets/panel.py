@@ -46,10 +46,12 @@ class Panel:
         self.cancel_button.disabled = True
         self.cancel_button.on_click(lambda _: self.cancel())
         self.box: Any = widgets.VBox()
+        self._guard = key_guard()
+        self._guard.observe(lambda _: self.on_shown(), "shown")
 
     def show(self, *children: Any) -> None:
         """Put the children in the panel's box."""
-        self.box.children = (style.style_sheet(), *key_guard(), *children)
+        self.box.children = (style.style_sheet(), self._guard, *children)
         self.box.add_class("p2p")
 
     def footer(self, *buttons: Any) -> Any:
@@ -63,21 +65,40 @@ class Panel:
         """Write the status line."""
         self.status.value = style.status_html(message, error=error)
 
-    def request(self, job: Callable[[RequestToken], None]) -> None:
+    def request(
+        self,
+        job: Callable[[RequestToken], None],
+        ahead: Callable[[RequestToken], None] | None = None,
+    ) -> None:
         """Have the worker do something; what it does before stops.
 
         Errors end in the status line, and the panel stays usable.
+
+        Args:
+            job: what to do.
+            ahead: what to make ready afterwards, as long as nothing else is asked for.
         """
-        self.worker.submit(lambda token: self._do(job, token))
+        self.worker.submit(
+            lambda token: self._do(job, token),
+            None if ahead is None else lambda token: _gift(ahead, token),
+        )
+
+    def on_shown(self) -> None:
+        """Make ready what a reader may ask for: a front end has drawn the panel."""
 
     def cancel(self) -> None:
         """Stop the running request after its present step."""
         if self.worker.cancel():
             self.say("Stopping after this step …")
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the panel has nothing to do; return whether that was so in time (seconds)."""
-        return self.worker.wait(timeout)
+    def wait(self, timeout: float | None = None, *, ahead: bool = False) -> bool:
+        """Wait until the panel has nothing to do; return whether that was so in time (seconds).
+
+        Args:
+            timeout: how long; None waits for ever.
+            ahead: wait also for what is made ready ahead.
+        """
+        return self.worker.wait(timeout, ahead=ahead)
 
     def report(
         self, token: RequestToken, what: str, *, draw: Callable[[Any], None] | None = None
@@ -109,8 +130,8 @@ class Panel:
             job(token)
         except Cancelled as stopped:
             if token.newest:
+                self.after_cancel()
                 self.say(f"{str(stopped).rstrip('.')}. The last finished picture is kept.")
-                self.after_failure()
         except Exception as error:  # whatever it is, it is shown and the panel stays usable
             if token.newest:
                 self.say(explain(error), error=True)
@@ -126,6 +147,10 @@ class Panel:
 
     def after_failure(self) -> None:
         """Bring the pictures back to the last finished ones."""
+
+    def after_cancel(self) -> None:
+        """Bring pictures and controls back to the last finished ones."""
+        self.after_failure()
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
@@ -149,6 +174,12 @@ class Panel:
         if model_id:
             data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": model_id}
         return data
+
+
+def _gift(ahead: Callable[[RequestToken], None], token: RequestToken) -> None:
+    """Work ahead; what fails there is said when it is asked for."""
+    with contextlib.suppress(Exception):
+        ahead(token)
 
 
 def _leave_words_to_the_status_line() -> None:

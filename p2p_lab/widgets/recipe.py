@@ -19,6 +19,7 @@ from p2p_lab.codec import DamagedError, decode, parse_object
 from p2p_lab.edits import (
     Edit,
     LocalBlend,
+    Move,
     Refine,
     Replace,
     Reweight,
@@ -34,7 +35,7 @@ from p2p_lab.sampling import Run, edit, generate
 from p2p_lab.sampling.editing import model_of
 from p2p_lab.sampling.runs import is_seed
 from p2p_lab.sampling.schedules import Sampler
-from p2p_lab.tokens import Prompt
+from p2p_lab.tokens import Alignment, Prompt, align_by_hand, align_tokens, align_words
 from p2p_lab.tokens.words import normal
 
 Method = Literal["auto", "Replace", "Refine"]
@@ -57,6 +58,10 @@ class Recipe:
         blend: source words and target words of a local edit, or None for everywhere.
         threshold: of the local edit's mask.
         start: fraction of the schedule before which nothing is blended.
+        mask: a painted mask of a local edit, rows of "0" and "1", or nothing.
+        moves: word of the source, way down, way right, size: objects taken to another place.
+        links: an alignment by hand, pairs of a source token and the target token that it feeds,
+            or None for the method's own.
         joint: what a joint softmax takes in the self-attention window: "maps" or "queries".
         made_by: what tells that model from others of its name; "" if it is not known.
         steps: number of denoising steps; None takes the model's.
@@ -85,6 +90,9 @@ class Recipe:
     start: float = 0.2
     joint: Joint = "maps"
     made_by: str = ""
+    mask: tuple[str, ...] = ()
+    moves: tuple[tuple[str, float, float, float], ...] = ()
+    links: tuple[tuple[int, int], ...] | None = None
     format: int = field(default=FORMAT, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +122,9 @@ class Recipe:
             "guidance_scale": self.guidance_scale is None or is_number(self.guidance_scale),
             "sampler": self.sampler in get_args(Sampler),
             "joint": self.joint in get_args(Joint),
+            "mask": len({*map(len, self.mask)}) <= 1 and {*"".join(self.mask)} <= {*"01"},
+            "moves": all(is_number(part) for move in self.moves for part in move[1:]),
+            "links": all(i >= 0 and j >= 0 for i, j in self.links or ()),
             "format": self.format == FORMAT,
         }
         wrong = [name for name, good in right.items() if not good]
@@ -145,14 +156,26 @@ class Recipe:
                 cross=(0.0, self.cross),
                 self_attention=(0.0, self.self_attention),
                 joint=self.joint,
+                alignment=None if self.links is None else self.alignment(source, target),
             )
         ]
         for word, occurrence, scale in self.scales:
             many = len(target.find(word)) > 1
             found.append(Reweight(word, scale, occurrence=occurrence if many else None))
-        if self.blend is not None:
+        found += [Move(word, (down, right), scale) for word, down, right, scale in self.moves]
+        if self.blend is not None or self.mask:
             found.append(_local(self))
         return found
+
+    def alignment(self, source: Prompt, target: Prompt) -> Alignment:
+        """Return the alignment that the recipe takes: the method's own, or the one by hand.
+
+        Raises:
+            AlignmentError: the prompts cannot be aligned, or a link names no token.
+        """
+        replaces = _aligner(self.method, source, target) is Replace
+        found = (align_words if replaces else align_tokens)(source, target)
+        return found if self.links is None else align_by_hand(found, self.links)
 
     def generate(self, model: Denoiser, **watch: Any) -> Run:
         """Make the source picture; `watch` goes to `generate` (progress, on_step, cancel)."""
@@ -178,6 +201,26 @@ class Recipe:
         self.met(model_of(source))
         target = model_of(source).prompt(self.target)
         return edit(source, self.target, self.edits(source.prompt, target), **watch)
+
+    def reprompt(self, source: Run, **watch: Any) -> Run:
+        """Make the target's picture from the source's first noise without any control.
+
+        It is what one gets by just writing the other prompt, and what an edit has to be better
+        than; `watch` goes to `generate`.
+        """
+        drawn = source.seed is not None
+        return generate(
+            model_of(source),
+            self.target,
+            seed=source.seed or 0,
+            latents=None if drawn else source.trajectory.latents[:1],
+            steps=source.steps,
+            guidance_scale=source.guidance_scale,
+            negative=source.negative,
+            size=source.size,
+            sampler=source.sampler,
+            **watch,
+        )
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""
@@ -245,6 +288,10 @@ def _with_edit(recipe: Recipe, one: Edit) -> Recipe:
         return recipe.with_(
             blend=(before, after), threshold=float(one.threshold), start=float(one.start)
         )
+    elif isinstance(one, Move) and (one.window, one.threshold) == ((0.0, 1.0), 0.4):
+        if one.mask is None and one.occurrence is None:
+            way = (one.word, float(one.by[0]), float(one.by[1]), float(one.scale))
+            return recipe.with_(moves=(*recipe.moves, way))
     elif isinstance(one, Reweight):
         return recipe  # all faders together, afterwards
     raise ValueError(f"The panel has no control for {one!r:.100}. {_MORE}")
@@ -311,9 +358,14 @@ def _aligner(method: Method, source: Prompt, target: Prompt) -> type[Replace] | 
 
 def _local(recipe: Recipe) -> LocalBlend:
     before, after = map(_one_or_more, map(listed, recipe.blend or ("", "")))
-    if not after or after == before:
-        return LocalBlend(before, threshold=recipe.threshold, start=recipe.start)
-    return LocalBlend(before, after, threshold=recipe.threshold, start=recipe.start)
+    mask = [[int(cell) for cell in row] for row in recipe.mask] or None
+    return LocalBlend(
+        before,
+        None if not after or after == before else after,
+        threshold=recipe.threshold,
+        start=recipe.start,
+        mask=mask,
+    )
 
 
 def _one_or_more(words: tuple[str, ...]) -> str | tuple[str, ...]:

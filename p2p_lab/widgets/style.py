@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import ipywidgets as widgets
 from PIL import Image
 
 CSS = (Path(__file__).parent / "panel.css").read_text(encoding="utf-8")
-PICTURE = "17.2em"  # width of a picture: two and a column of controls fill a panel
+PICTURE = "20em"  # most width of a picture: three fill a panel
 
 
 def style_sheet() -> Any:
@@ -32,6 +32,11 @@ def head(text: str, note: str = "") -> Any:
     return widgets.HTML(f'<div class="p2p-head">{html.escape(text)}{beside}</div>')
 
 
+def note(text: str) -> Any:
+    """Return a quiet line of text."""
+    return widgets.HTML(note_html([text]))
+
+
 def row(*children: Any, **layout: str) -> Any:
     """Return children side by side; they wrap where the notebook is narrow."""
     settings = {"flex_flow": "row wrap", "align_items": "center", "width": "100%", **layout}
@@ -43,26 +48,26 @@ def column(*children: Any, **layout: str) -> Any:
     return widgets.VBox(children, layout=widgets.Layout(**{"width": "100%", **layout}))
 
 
-def text(label: str, value: str, *, flex: str = "1 1 20em") -> Any:
-    """Return a text field that reports when Enter is pressed or it is left."""
+def text(label: str, value: str, *, flex: str = "1 1 20em", at_once: bool = False) -> Any:
+    """Return a text field that reports each key, or only when Enter is pressed or it is left."""
     return widgets.Text(
         value=value,
         description=label,
-        continuous_update=False,
+        continuous_update=at_once,
         style={"description_width": "4.5em"},
         layout=widgets.Layout(flex=flex, width="auto"),
     )
 
 
 def slider(label: str, value: float, low: float, high: float, step: float = 0.05) -> Any:
-    """Return a horizontal slider with its value beside it."""
+    """Return a horizontal slider with its value beside it; it reports while it is dragged."""
     return widgets.FloatSlider(
         value=value,
         min=low,
         max=high,
         step=step,
         description=label,
-        continuous_update=False,
+        continuous_update=True,
         readout_format=".2f",
         style={"description_width": "5em"},
         layout=widgets.Layout(width="100%"),
@@ -70,7 +75,7 @@ def slider(label: str, value: float, low: float, high: float, step: float = 0.05
 
 
 def fader(word: str, value: float) -> Any:
-    """Return a vertical fader of one word; 1 is as it was."""
+    """Return a vertical fader of one word; 1 is as it was. It reports while it is dragged."""
     return widgets.FloatSlider(
         value=value,
         min=-2.0,
@@ -78,7 +83,7 @@ def fader(word: str, value: float) -> Any:
         step=0.1,
         description=word,
         orientation="vertical",
-        continuous_update=False,
+        continuous_update=True,
         readout_format=".1f",
     )
 
@@ -94,9 +99,47 @@ def button(label: str, tip: str, *, icon: str = "", kind: str = "", width: str =
     )
 
 
+class Folds:
+    """A row of buttons, each of which opens and closes a box below.
+
+    Args:
+        boxes: what can be opened, by name.
+        opened: called after a box was opened.
+    """
+
+    def __init__(self, boxes: Mapping[str, Any], opened: Callable[[], None]) -> None:
+        self._boxes, self._opened = dict(boxes), opened
+        self.buttons = {
+            name: widgets.ToggleButton(
+                value=False, description=name, layout=widgets.Layout(width="auto")
+            )
+            for name in boxes
+        }
+        for name, button in self.buttons.items():
+            button.observe(lambda _, name=name: self._toggled(name), "value")
+            self._boxes[name].layout.display = "none"
+            self._boxes[name].add_class("p2p-fold")
+        self.bar = row(*self.buttons.values())
+        self.bar.add_class("p2p-bar")
+        self.box = column(self.bar, *self._boxes.values())
+
+    def is_open(self, name: str) -> bool:
+        """Return whether a box is open."""
+        return bool(self.buttons[name].value)
+
+    def open(self, name: str) -> None:
+        """Open a box."""
+        self.buttons[name].value = True
+
+    def _toggled(self, name: str) -> None:
+        self._boxes[name].layout.display = None if self.is_open(name) else "none"
+        if self.is_open(name):
+            self._opened()
+
+
 def picture_layout() -> Any:
-    """Return the layout of one of two pictures side by side."""
-    return widgets.Layout(width=PICTURE, flex=f"0 1 {PICTURE}", margin="0")
+    """Return the layout of one of three pictures side by side."""
+    return widgets.Layout(width="auto", flex="1 1 11em", max_width=PICTURE, margin="0")
 
 
 def status_html(message: str, *, error: bool = False) -> str:
@@ -127,6 +170,12 @@ def figure_html(
         f'<figure class="p2p-figure"><img{pale} alt="{_text(alt)}" src="{data_url(image)}" '
         f'style="--p2p-ratio:{image.width}/{image.height}">{below}</figure>'
     )
+
+
+def thumbnail(image: Image.Image) -> Any:
+    """Return a very small picture; what it shows is said beside it."""
+    html_text = f'<img class="p2p-thumb" alt="" src="{data_url(image)}">'
+    return widgets.HTML(html_text, layout=widgets.Layout(flex="0 0 auto"))
 
 
 def data_url(image: Image.Image) -> str:

@@ -1,4 +1,4 @@
-"""What the explorer shows, as data, and the two ways to show it: in the browser, or by buttons."""
+"""What the explorer shows, as data, and how it is sent to the browser."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from p2p_lab.attention import AttentionStore
-from p2p_lab.figures import overlay, upsample
+from p2p_lab.figures import upsample
 from p2p_lab.metrics import mask_iou, pointing_accuracy
 from p2p_lab.widgets import style
-from p2p_lab.widgets.browser import WordMap, has_browser_parts
+from p2p_lab.widgets.browser import WordMap
 
 Maps = NDArray[np.float32]
 
@@ -87,7 +86,7 @@ def numbers(heat: Maps, mask: Any = None) -> str:
     return f"{note} · IoU {iou:.2f} with the true mask, peak {hit} it"
 
 
-class HoverView:
+class WordView:
     """Show maps in the browser, by hovering and by keyboard."""
 
     def __init__(self, picture: Image.Image, alt: str) -> None:
@@ -119,92 +118,6 @@ class HoverView:
     def pinned(self) -> int:
         """Return which map is kept, −1 for none."""
         return int(self.widget.pinned)
-
-
-class ButtonView:
-    """Show maps by buttons, blended in Python: core widgets alone."""
-
-    def __init__(self, picture: Image.Image, alt: str) -> None:
-        self._picture, self._alt = picture, alt
-        self._view: MapView | None = None
-        self._shared, self._look = False, "light"
-        self.choice = widgets.ToggleButtons(
-            options=[("none", -1)],
-            value=-1,
-            style={"button_width": "auto"},
-            layout=widgets.Layout(width="auto"),
-        )
-        self.position = widgets.IntSlider(
-            value=0, min=0, max=0, description="position", continuous_update=False
-        )
-        self._image = widgets.HTML(layout=widgets.Layout(width="320px"))
-        self.widget = style.row(
-            self._image, style.column(self.choice, self.position, width="auto", flex="1 1 16em"),
-            align_items="flex-start",
-        )  # fmt: skip
-        for control in (self.choice, self.position):
-            control.observe(lambda _: self._paint(), "value")
-
-    def show(self, view: MapView) -> None:
-        """Offer a button for each word, or a slider over the positions."""
-        before, self._view = self.choice.value, view
-        options = [("none", -1), *((label, i) for i, label in enumerate(view.labels))]
-        if list(self.choice.options) != options:
-            self.choice.options = options
-        self.choice.value = before if before < len(view.labels) else -1
-        self.position.max = max(len(view.maps) - 1, 0)
-        self.choice.layout.display = None if view.labels else "none"
-        self.position.layout.display = "none" if view.labels else None
-        self._paint()
-
-    def look(self, look: str, *, shared: bool) -> None:
-        """Choose how maps are painted, and whether they share one scale."""
-        self._look, self._shared = look, shared
-        self._paint()
-
-    def pin(self, index: int) -> None:
-        """Keep one map shown; −1 for none."""
-        if self._view is not None and not self._view.labels:
-            self.position.value = max(index, 0)
-        else:
-            self.choice.value = index
-
-    @property
-    def pinned(self) -> int:
-        """Return which map is kept, −1 for none."""
-        words = self._view is None or bool(self._view.labels)
-        return int(self.choice.value if words else self.position.value)
-
-    def _paint(self) -> None:
-        view, index = self._view, self.pinned
-        if view is None or not 0 <= index < len(view.maps):
-            self._image.value = style.figure_html(self._picture, self._alt, "", "")
-            return
-        top = max(view.peaks) if self._shared else None
-        lit = lit_picture(self._picture, view.maps[index], self._look, top)
-        name = view.labels[index] if view.labels else ""
-        self._image.value = style.figure_html(
-            lit, f"{self._alt} {name}: {view.notes[index]}", name, view.notes[index]
-        )
-
-
-def make_view(picture: Image.Image, alt: str, *, hover: bool | None) -> HoverView | ButtonView:
-    """Return the view in the browser, or by buttons where that is not to be had."""
-    wanted = has_browser_parts() if hover is None else hover
-    return HoverView(picture, alt) if wanted else ButtonView(picture, alt)
-
-
-def lit_picture(picture: Image.Image, heat: Maps, look: str, top: float | None) -> Image.Image:
-    """Return the picture lit by a map, or with the map painted over it."""
-    if look == "heat":
-        from matplotlib import colormaps
-
-        values = upsample(heat, picture.height, picture.width) / (top or max(heat.max(), 0) or 1)
-        paint = colormaps["viridis"](np.clip(values, 0, 1))[..., :3]
-        lit = 0.3 * np.asarray(picture.convert("RGB")) / 255 + 0.7 * paint
-    else:
-        lit = overlay(picture, heat, top=top)
-    return Image.fromarray((255 * lit).round().astype("uint8"))
 
 
 def outline_url(mask: Any, size: tuple[int, int]) -> str:

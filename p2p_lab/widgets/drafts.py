@@ -1,0 +1,99 @@
+"""Drafts: pictures of a few steps that follow a moving hand, until the final one is made.
+
+A draft is the same recipe on the same source with fewer steps. It is shown and forgotten: never
+saved, measured or exported. Drafts are kept by their recipe, so a second pass over a fader draws
+nothing again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from PIL.Image import Image
+
+from p2p_lab.edits.places import nearest_step
+from p2p_lab.inversion import invert
+from p2p_lab.sampling import Run, generate
+from p2p_lab.sampling.editing import model_of
+from p2p_lab.widgets.recipe import Recipe
+
+DRAFT_STEPS = 5  # the bundled model edits as well in 5 steps as in 20
+MOST_DRAFTS = 800  # some 10 kB each
+
+
+class Drafts:
+    """Draw drafts of the edits of one source, and keep them."""
+
+    def __init__(self) -> None:
+        self._of: Run | None = None
+        self._source: Run | None = None
+        self._kept: OrderedDict[Recipe, Image] = OrderedDict()
+
+    def source(self, run: Run, cancel: Any = None) -> Run:
+        """Return the source in few steps; it is made once."""
+        if self._of is not run or self._source is None:
+            self._source = draft_source(run, cancel)
+            self._of = run
+            self._kept.clear()
+        return self._source
+
+    def find(self, recipe: Recipe, run: Run) -> Image | None:
+        """Return a draft that was drawn before, or None."""
+        return self._kept.get(draft_recipe(recipe)) if self._of is run else None
+
+    def draw(self, recipe: Recipe, run: Run, cancel: Any = None) -> Image:
+        """Return the draft of an edit.
+
+        Args:
+            recipe: what to do.
+            run: the source.
+            cancel: asked before each step whether to stop.
+
+        Raises:
+            ValueError: the recipe does not fit the source.
+            Cancelled: it was asked to stop.
+        """
+        source, wanted = self.source(run, cancel), draft_recipe(recipe)
+        if wanted not in self._kept:
+            self._kept[wanted] = wanted.apply(source, record="none", cancel=cancel).image
+            if len(self._kept) > MOST_DRAFTS:
+                self._kept.popitem(last=False)
+        return self._kept[wanted]
+
+
+def draft_source(run: Run, cancel: Any = None) -> Run:
+    """Return a run of the same picture in few steps; the run itself if it has as few.
+
+    A picture that a prompt and a seed make is drawn again from them, any other one is inverted.
+    """
+    if run.steps <= DRAFT_STEPS:
+        return run
+    how: dict[str, Any] = {
+        "steps": DRAFT_STEPS,
+        "guidance_scale": run.guidance_scale,
+        "negative": run.negative,
+        "size": run.size,
+        "cancel": cancel,
+    }
+    model = model_of(run)
+    if run.plan is None and run.seed is not None:
+        return generate(model, run.prompt.text, seed=run.seed, sampler=run.sampler, **how)
+    return invert(model, run.image, run.prompt.text, method="direct", **how)
+
+
+def draft_recipe(recipe: Recipe) -> Recipe:
+    """Return a recipe in few steps, with the windows' ends on whole steps.
+
+    Two recipes that ask for the same in so few steps are one, so their picture is drawn once.
+    """
+
+    def whole(part: float) -> float:
+        return nearest_step(part * DRAFT_STEPS) / DRAFT_STEPS
+
+    return recipe.with_(
+        steps=DRAFT_STEPS,
+        cross=whole(recipe.cross),
+        self_attention=whole(recipe.self_attention),
+        start=whole(recipe.start),
+    )

@@ -1,0 +1,130 @@
+"""Laws of looking into single steps: nothing is made up, all of it led to the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
+from p2p_lab.inversion import invert
+from p2p_lab.models import load
+from p2p_lab.sampling import (
+    Run,
+    edit,
+    generate,
+    latents_at,
+    maps_at,
+    mask_level,
+    pictures_at,
+    word_step,
+)
+from tests.family_pipelines import save_sd3
+
+SOURCE, TARGET, STEPS = "a cat on grass", "a dog on grass", 5
+
+
+@pytest.fixture(scope="module")
+def run(sd32: Any) -> Run:
+    return generate(sd32, SOURCE, seed=3, steps=STEPS)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+def test_the_clean_picture_of_a_step_is_the_one_the_sampler_previewed(
+    sd32: Any, sampler: Any
+) -> None:
+    seen: dict[int, Any] = {}
+    run = generate(
+        sd32,
+        SOURCE,
+        seed=1,
+        steps=STEPS,
+        sampler=sampler,
+        on_step=lambda step, _, preview: seen.update({step: np.asarray(preview())}),
+    )
+    for step in range(STEPS):
+        noisy, clean = pictures_at(run, step)
+        shown = (clean.permute(1, 2, 0).numpy() * 255).round()
+        assert np.abs(shown - seen[step]).max() <= 2, step
+        assert noisy.shape == clean.shape == run.pixels.shape
+        assert torch.equal(latents_at(run, step)[0], run.trajectory.latents[step].float())
+    with pytest.raises(ValueError, match="There is no step 5"):
+        latents_at(run, STEPS)
+
+
+def test_the_clean_picture_of_a_flow_is_the_one_that_was_previewed(tmp_path: Path) -> None:
+    save_sd3(tmp_path)
+    model = load(str(tmp_path), "cpu")
+    seen: dict[int, Any] = {}
+    run = generate(
+        model,
+        "a cat",
+        seed=1,
+        steps=3,
+        on_step=lambda step, _, preview: seen.update({step: np.asarray(preview())}),
+    )
+    for step in range(3):
+        shown = (pictures_at(run, step)[1].permute(1, 2, 0).numpy() * 255).round()
+        assert np.abs(shown - seen[step]).max() <= 2, step
+
+
+HOW = [Replace(cross=(0, 0.6)), Reweight("grass", 2.0)]
+
+
+def test_the_maps_of_single_steps_have_the_recorded_mean(run: Run) -> None:
+    edited = edit(run, TARGET, HOW)
+    for one in (run, edited):
+        for which in ("edited", "original"):
+            steps = [maps_at(one, step).token_maps(which=which) for step in range(STEPS)]
+            assert one.attention is not None
+            mean = one.attention.token_maps(which=which)
+            assert torch.allclose(torch.stack(steps).mean(dim=0), mean, atol=1e-5)
+            assert not torch.allclose(steps[0], steps[-1], atol=1e-4)
+
+
+def test_what_a_step_copies_is_the_edit_equation(run: Run) -> None:
+    edited = edit(run, TARGET, HOW)
+    for word in ("dog", "grass"):
+        for step in range(STEPS):
+            found = word_step(edited, word, step)
+            mixed = found.source_gain * found.source + found.target_gain * found.target
+            assert torch.allclose(found.used, mixed, atol=1e-5), (word, step)
+    assert word_step(edited, "dog", 0).source_gain == 1
+    assert word_step(edited, "dog", STEPS - 1).source_gain == 0
+    assert word_step(edited, "grass", 0).source_gain == 2
+
+
+def test_steps_are_found_again_when_other_edits_came_between(run: Run) -> None:
+    run.cache.clear()
+    first = edit(run, TARGET, HOW)
+    before = maps_at(first, 2).token_maps()
+    for scale in (1.5, 2.5, 3.5):
+        edit(run, TARGET, [Refine(), Reweight("dog", scale)])
+    assert torch.equal(maps_at(first, 2).token_maps(), before)
+
+
+def test_runs_without_steps_say_what_to_do(sd32: Any, run: Run) -> None:
+    bare = generate(sd32, SOURCE, steps=2, record="store")
+    with pytest.raises(ValueError, match="record='tape'"):
+        maps_at(bare, 0)
+    with pytest.raises(ValueError, match="has no tape"):
+        maps_at(edit(bare, TARGET, HOW), 0)
+    with pytest.raises(ValueError, match="no edit"):
+        word_step(run, "cat", 0)
+    with pytest.raises(ValueError, match="no LocalBlend"):
+        mask_level(edit(run, TARGET, HOW))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("source", ["generated", "measured"])
+def test_the_mask_of_a_local_edit_is_where_its_level_is_above_the_threshold(
+    sd32: Any, run: Run, threshold: float, source: str
+) -> None:
+    one = run if source == "generated" else invert(sd32, run.image, SOURCE, steps=STEPS)
+    edited = edit(one, TARGET, [*HOW, LocalBlend("cat", "dog", threshold=threshold)])
+    level = mask_level(edited)
+    assert edited.masks is not None and level.max() == 1
+    assert torch.equal((level > threshold).float(), edited.masks[-1].float())
