@@ -372,5 +372,94 @@ def test_self_attention_that_would_reach_no_site_is_raised_or_warned_of(sd32: An
         taken = edit(run, DOG, [Replace(self_attention=(0, 1))])
     assert taken.plan is not None and taken.plan.self_pixels == 400
     assert not torch.equal(taken.pixels, plain.pixels)
+    with pytest.warns(UserWarning, match="self_pixels=400 is taken in place of 256"):
+        again = edit(run, DOG, [Replace(self_attention=(0, 1), self_pixels=256)])
+    assert torch.equal(again.pixels, taken.pixels)
     with pytest.warns(UserWarning, match="takes no self-attention.*Use self_pixels=400"):
         edit(run, DOG, [Replace(self_attention=(0, 1), self_pixels=100)])
+
+
+def test_an_edits_explanation_lists_the_layers_that_it_changes(sd32: Any) -> None:
+    run = generate(sd32, CAT, seed=SEED, steps=STEPS)
+    said = edit(run, DOG, [Replace(self_attention=(0, 1), self_pixels=64)]).explain()
+    assert "text layers changed: 7 of 7 (8×8, 16×16)" in said
+    assert "image layers: 4 of 7 (8×8)" in said
+    none = edit(run, DOG, [Replace(self_attention=(0, 0))]).explain()
+    assert "image layers: none of 7" in none
+    with pytest.raises(ValueError, match="is no edit"):
+        run.explain()
+
+
+KINDS: dict[str, tuple[str, ...]] = {  # LDM's own pipeline does not scale what Euler is given
+    "sdxl": ("ddim", "euler", "dpm++"),
+    "ldm": ("ddim", "dpm++"),
+    "pixart-sigma": ("ddim", "euler", "dpm++"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("key", KINDS)
+def test_whatever_scheduler_was_saved_with_other_families_the_picture_is_their_own(
+    key: str, tmp_path: Path
+) -> None:
+    """Each saved class is tried with one of the samplers in turn."""
+    family = FAMILIES[key]
+    family.save(tmp_path)
+    place = tmp_path / "scheduler"
+    model: Any = load(tmp_path, "cpu")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipe.register_modules(**{part: getattr(model, name) for part, name in family.parts.items()})
+    pipe.set_progress_bar_config(disable=True)
+    shape, scale = (1, *model.latent_shape((model.defaults.height,) * 2)), family.scale
+    for i, name in enumerate(sorted(filter(importable, BETAS))):
+        sampler = KINDS[key][i % len(KINDS[key])]
+        config = saved_scheduler(name, place)
+        model.scheduler_config = noise_settings(config, "latents")
+        kind, options = THEIRS[sampler]
+        saved = getattr(diffusers, name).from_pretrained(place).config
+        if sampler == "ddim":  # what is saved holds; what the saved class lacks is decided
+            options = {"clip_sample": saved.get("clip_sample", False)}
+        pipe.scheduler = getattr(diffusers, kind).from_config(saved, **options)
+        theirs = pipe(
+            CAT,
+            latents=noise_of(SEED, shape),
+            num_inference_steps=2,
+            guidance_scale=scale,
+            output_type="pt" if key == "sdxl" else "np",
+            **family.options,
+        ).images
+        found = torch.as_tensor(theirs[0])
+        found = found if found.shape[0] == 3 else found.permute(2, 0, 1)
+        settings: Any = {"seed": SEED, "steps": 2, "guidance_scale": scale, "record": "none"}
+        mine = generate(model, CAT, sampler=sampler, **settings).pixels  # type: ignore[arg-type]
+        assert found.std() > 0.01 and torch.allclose(mine, found, atol=2e-4), (name, sampler)
+
+
+VARIANTS = {
+    "sharded fp16": {"variant": "fp16", "max_shard_size": "40KB"},
+    "bf16 alone": {"variant": "bf16"},
+    "non_ema alone": {"variant": "non_ema"},
+    "sharded": {"max_shard_size": "40KB"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_folders_of_every_variant_are_opened_and_draw_what_diffusers_draws(
+    kind: str, dtype: torch.dtype, sd_folder: Path, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = VARIANTS[kind]
+    precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(str(how.get("variant")))
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(sd_folder, local_files_only=True)
+    pipe.to(precision or torch.float32).save_pretrained(tmp_path, **how)
+    names = [path.name for path in (tmp_path / "unet").glob("*.safetensors")]
+    assert all(("-of-" in name) == ("sharded" in kind) for name in names) and names
+    again = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path, variant=how.get("variant"), torch_dtype=dtype, local_files_only=True
+    )
+    again.set_progress_bar_config(disable=True)
+    again.scheduler = diffusers.DDIMScheduler.from_config(again.scheduler.config)
+    model = load(tmp_path, "cpu", dtype)
+    near = 1e-5 if dtype == torch.float32 else 3e-2
+    assert torch.allclose(ours(model), drawn(again), atol=near)

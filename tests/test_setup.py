@@ -393,6 +393,8 @@ def test_the_cpu_build_is_taken_on_linux_without_a_gpu_and_nowhere_else() -> Non
     first, last = set_up.pip_lines("lab", "cpu")
     assert first[-3:] == ["--index-url", set_up.CPU_INDEX, "torch"]
     assert set_up.pip_lines("lab", "default") == [last] and "--quiet" not in last
+    *_, alone = set_up.pip_lines(set_up.EXTRAS["dev"], "default")
+    assert alone[-2:] == ["--no-deps", set_up.VOCABULARY]
 
 
 def test_readers_get_no_test_grading_or_art_and_make_test_adds_them() -> None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
 EXTRAS = {"lab": "lab", "dev": "lab,test,grading,art"}
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+VOCABULARY = "clip-anytorch"  # for its list of CLIP's merges; what it depends on is not needed
 UNFINISHED = ".unfinished"
 NVIDIA = ("/proc/driver/nvidia", "/dev/nvidia0", "/usr/lib/wsl/lib/nvidia-smi")
 # Measured on Linux (x86-64) with the versions of constraints.txt.
@@ -103,6 +104,8 @@ def pip_lines(extras: str, torch: str, index: str = CPU_INDEX) -> list[list[str]
     """
     bounds = ["-c", "constraints.txt"]
     lines = [["install", *bounds, "-e", f".[{extras}]"]]
+    if "test" in extras.split(","):
+        lines.append(["install", *bounds, "--no-deps", VOCABULARY])
     if torch == "cpu":
         lines.insert(0, ["install", *bounds, "--no-deps", "--index-url", index, "torch"])
     return lines

@@ -171,7 +171,7 @@ def _take_off_leftovers(hosts: Mapping[str, Any]) -> None:
             host.set_processor(host.processor.inner)
 
 
-_HIDDEN = ("Sliced", "XFormers", "IPAdapter", "NPU", "XLA", "PAG", "Linear", "Sage", "Flash")
+_HIDDEN = ("Sliced", "XFormers", "NPU", "XLA", "PAG", "Linear", "Sage", "Flash")
 _PLAIN = ("AttnProcessor", "AttnAddedKVProcessor", "CustomDiffusionAttnProcessor")
 
 
@@ -187,6 +187,11 @@ def _refuse(module: nn.Module, processors: Mapping[str, Any]) -> None:
         if isinstance(processor, _Wrapped):
             raise UnsupportedAttention(
                 "Another controller is attached to this model. Leave its `attached` block first."
+            )
+        if "IPAdapter" in kind:
+            raise UnsupportedAttention(
+                f"{kind} at {name} looks at a picture beside the text (an IP-Adapter), so it is "
+                "not clear which softmax is meant. Take it off: pipe.unload_ip_adapter()."
             )
         if kind in _PLAIN or any(word in kind for word in _HIDDEN):
             raise UnsupportedAttention(

@@ -43,7 +43,9 @@ class _Aligner:
     Attributes:
         cross: window in which a matched token takes the source's map; its end is the paper's tau.
         self_attention: window in which the self-attention maps are taken from the source.
-        self_pixels: largest site, in positions, whose self-attention is taken.
+        self_pixels: largest site, in positions, whose self-attention is taken. The usual 16 x 16 of
+            the paper would reach nothing in models whose smallest site is larger: there that one is
+            taken, with a warning.
         words: word of the target -> its own window in place of `cross`; ("cat", 1) is the second of
             several equal words.
         alignment: an alignment set by hand in place of the one that is found.

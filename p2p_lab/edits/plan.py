@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -292,6 +293,14 @@ class EditPlan:
     def explain(self) -> str:
         """Return a table with a row for each target token: where it comes from, when, how much."""
         return report.table(self)
+
+    def touches(self, sites: Mapping[str, report.Place]) -> str:
+        """Return which of a model's attention layers the plan changes, a line for each kind.
+
+        Args:
+            sites: the layers, as `find_sites(model.module, latent_size)` lists them.
+        """
+        return report.touched(self, sites)
 
     def to_json(self) -> str:
         """Return the plan as JSON; `from_json` gives back exactly the same plan."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,38 @@ def summary(plan: EditPlan) -> str:
     if plan.compat is not None:
         lines.append(f"  compat: {plan.compat}")
     return "\n".join(lines)
+
+
+class Place(Protocol):
+    """Describe an attention layer: its grid of positions, and what it looks at."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its grid."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it looks at the text."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its positions look at one another."""
+
+
+def touched(plan: EditPlan, sites: Mapping[str, Place]) -> str:
+    """Return which layers a plan changes: how many of how many, and their grids."""
+    text = [site for site in sites.values() if site.has_text]
+    image = [site for site in sites.values() if site.has_image]
+    cross = text if any(plan.edits_cross(step) for step in range(plan.steps)) else []
+    near = [site for site in image if site.size[0] * site.size[1] <= plan.self_pixels]
+    injected = near if plan.self_steps else []
+    return f"  text layers changed: {_grids(cross, text)}\n  image layers: {_grids(injected, image)}"
+
+
+def _grids(touched: Sequence[Place], all_: Sequence[Place]) -> str:
+    sizes = sorted({site.size for site in touched})
+    named = f" ({', '.join(f'{h}×{w}' for h, w in sizes)})" if sizes else ""
+    return f"{len(touched) or 'none'} of {len(all_)}{named}"
 
 
 def table(plan: EditPlan) -> str:

@@ -198,8 +198,8 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
     path = _newest() if folder is None else Path(folder)
     if not (path / "card.json").is_file():
         raise JudgeError(
-            f"There is no judge in {str(path)!r}: card.json is missing. Install the package again, or "
-            "train one with `python -m p2p_lab.judge`."
+            f"There is no judge in {str(path)!r}: card.json is missing. Install the package again, "
+            "or train one with `python -m p2p_lab.judge`."
         )
     try:
         card = parse_object((path / "card.json").read_bytes())

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from p2p_lab.models.cards import read_json
-from p2p_lab.models.errors import ModelError, first_line, not_a_lora
+from p2p_lab.models.errors import ModelError, first_line, not_a_lora, not_an_embedding
 from p2p_lab.models.opening import family_of
 from p2p_lab.models.parts import fitting, variant_of, weights_of
 
@@ -150,6 +150,8 @@ def _no_pipeline(name: str, names: Iterable[str]) -> ModelError:
     files = [file for file in names if file.endswith(".safetensors") and "/" not in file]
     if any("lora" in file.lower() for file in files):
         return not_a_lora(f"The hub's {name}")
+    if any(file.startswith("learned_embeds") for file in files):
+        return not_an_embedding(f"The hub's {name}")
     single = f" It has the single file {files[0]}: fetch that and give its path." if files else ""
     return ModelError(
         f"The hub's {name} has no {_INDEX}, so it is not a pipeline in diffusers format and "

@@ -13,7 +13,7 @@ import torch
 from p2p_lab.models.cards import read_card, read_json, verify
 from p2p_lab.models.deepfloyd import open_deepfloyd
 from p2p_lab.models.denoiser import Denoiser
-from p2p_lab.models.errors import REINSTALL, ModelError, first_line, not_a_lora
+from p2p_lab.models.errors import REINSTALL, ModelError, first_line, not_a_lora, not_an_embedding
 from p2p_lab.models.flux import open_flux
 from p2p_lab.models.latent_diffusion import open_latent_diffusion
 from p2p_lab.models.parts import Parts, PipelineFolder
@@ -54,6 +54,8 @@ def open_folder(
     """
     if not (folder / "model_index.json").is_file() and any(folder.glob("*lora*.safetensors")):
         raise not_a_lora(folder)
+    if not (folder / "model_index.json").is_file() and any(folder.glob("learned_embeds*")):
+        raise not_an_embedding(folder)
     index = read_json(folder / "model_index.json", missing=_NOT_DIFFUSERS.format(folder=folder))
     family = family_of(str(index.get("_class_name", "")), str(folder))
     verify(folder)
@@ -122,7 +124,21 @@ def open_pipe(pipe: Any, name: str | None = None) -> Denoiser:
         ModelError: If it is of an unknown kind, or set up as cannot be steered.
     """
     parts = Pipe(pipe, name)
-    return family_of(parts.kind, parts.where)(parts)
+    model = family_of(parts.kind, parts.where)(parts)
+    _refuse_image_adapters(model.module, parts.where)
+    return model
+
+
+def _refuse_image_adapters(module: torch.nn.Module, where: str) -> None:
+    """Raise for attention that looks at a picture beside the text."""
+    for part in module.modules():
+        kind = type(getattr(part, "processor", None)).__name__
+        if "IPAdapter" in kind:
+            raise ModelError(
+                f"{where} has an IP-Adapter ({kind}), whose attention looks at a picture beside "
+                "the text, so it is not clear which softmax an edit means. Take it off, "
+                "pipe.unload_ip_adapter(), and give the pipeline again."
+            )
 
 
 @contextmanager

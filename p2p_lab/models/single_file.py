@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from p2p_lab.models.cards import read_json
-from p2p_lab.models.errors import ModelError, first_line, not_a_lora
+from p2p_lab.models.errors import ModelError, first_line, not_a_lora, not_an_embedding
 from p2p_lab.models.parts import open_tokenizer
 
 _NETWORKS = {
@@ -56,6 +56,8 @@ def open_single_file(
     weights = _weights_in(path)
     if any("lora" in name.lower() for name in weights):
         raise not_a_lora(path.name)
+    if is_embedding(weights):
+        raise not_an_embedding(path.name)
     second_encoder = any(name.startswith("conditioner.embedders.1") for name in weights)
     xl = second_encoder if is_xl is None else is_xl
     import diffusers
@@ -138,6 +140,12 @@ def _is_xl_folder(config: str | os.PathLike[str]) -> bool:
     missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
     index = read_json(Path(config) / "model_index.json", missing=missing)
     return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+
+
+def is_embedding(weights: list[str]) -> bool:
+    """Return whether a file's weights are those of a textual inversion: a word's vectors alone."""
+    known = {"emb_params", "clip_l", "clip_g", "t5"}
+    return 0 < len(weights) <= len(known) and all("." not in name for name in weights)
 
 
 def _weights_in(path: Path) -> list[str]:

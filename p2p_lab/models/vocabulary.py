@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from p2p_lab.tokens import Prompt
 
 _SUGGESTIONS = 3
+_WEIGHT = re.compile(  # (cat:1.3), ((cat)), [cat:dog:0.5]
+    r"\([^()]*:\s*[\d.]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*:[^\[\]]*\]"
+)
 _INNER = ("p2p_lab.models", "p2p_lab.sampling", "p2p_lab.inversion", "contextlib", "torch.")
 
 
@@ -25,10 +29,10 @@ def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
 
 
 def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> None:
-    """Warn of words that the model was not trained on, and name the nearest known ones."""
-    message = about_unknown_words(prompt, vocabulary, name)
-    if message:
-        warnings.warn(message, stacklevel=_level_of_caller())
+    """Warn of words that the model was not trained on, and of weights that are none here."""
+    for message in (about_unknown_words(prompt, vocabulary, name), about_weights(prompt.text)):
+        if message:
+            warnings.warn(message, stacklevel=_level_of_caller())
 
 
 def _level_of_caller() -> int:
@@ -48,6 +52,17 @@ def about_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -
     return (
         f"{name} was not trained on {', '.join(map(repr, unknown))}, so the picture may ignore "
         f"{'it' if len(unknown) == 1 else 'them'} ({hints})."
+    )
+
+
+def about_weights(text: str) -> str:
+    """Return the sentence that a weight as other programs write it is plain text; "" for none."""
+    found = _WEIGHT.search(text)
+    if found is None:
+        return ""
+    return (
+        f"The prompt holds {found[0]!r}, which some programs read as a weight or a switch. Here it "
+        "is plain text: its signs are tokens as any other. Use Reweight(word, scale) in an edit."
     )
 
 

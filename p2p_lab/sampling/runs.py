@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, AttentionTape, sharp_map
+from p2p_lab.attention import AttentionStore, AttentionTape, find_sites, sharp_map
 from p2p_lab.edits import EditPlan
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import Prompt
@@ -139,6 +139,18 @@ class Run:
         if self.attention is None:
             raise ValueError("This run recorded no maps. Run it with record='store' or 'tape'.")
         return sharp_map(self.attention, word, **{"image": self.pixels, **options})
+
+    def explain(self) -> str:
+        """Return what made the picture: its plan, and which layers of its model that changed.
+
+        Raises:
+            ValueError: If the run is no edit, or was loaded without its model.
+        """
+        if self.plan is None or self.model is None:
+            what = "no edit" if self.plan is None else "loaded without its model"
+            raise ValueError(f"This run is {what}, so there is no plan to explain on a model.")
+        h, w = self.trajectory.latents.shape[-2:]
+        return f"{self.plan}\n{self.plan.touches(find_sites(self.model.module, (h, w)))}"
 
     def save(self, path: str | Path, *, tape: bool = True) -> Path:
         """Write the whole run to one file; see `p2p_lab.sampling.saving`."""
