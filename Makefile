@@ -28,14 +28,14 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 \
          --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev lab demo test lint bench course course-test
+.PHONY: help setup setup-dev lab demo test lint bench course course-test page
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(LAB) ## install what the lessons need into .venv (again only when requirements changed)
 
-setup-dev: $(DEV) ## add what tests, grading and the emoji art need
+setup-dev: $(DEV) ## add what tests, grading, the emoji art and the page need
 
 # Run tools/set_up.py with the first Python that is new enough.
 define SET_UP
@@ -62,6 +62,9 @@ lab: setup ## open your copy of the lessons (p2p_lessons/) in JupyterLab; more o
 demo: setup ## edit a picture of the bundled model and write it to OUT
 	$(BIN)/python -m p2p_lab edit "a cat next to a house in a snowy field" \
 	  "a dog next to a house in a snowy field" --seed 1 --figure '$(OUT)' --force
+
+page: setup-dev ## build the lab as a static web page into PAGE; any host serves it
+	$(BIN)/python -m p2p_lab web --build '$(or $(PAGE),out/page)' $(ARGS)
 
 lint: setup-dev ## ruff and mypy, nothing run
 	$(BIN)/ruff check .

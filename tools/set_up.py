@@ -1,7 +1,7 @@
 """Make a virtual environment and install p2p_lab into it; what `make setup` and `make lab` run.
 
 python tools/set_up.py lab     what the lessons need
-python tools/set_up.py dev     that, and what tests, grading and the emoji art need
+python tools/set_up.py dev     that, and what tests, grading, the emoji art and the page need
 
 Only the standard library is used. A set-up that fails or is stopped removes the environment that it
 began; one that was killed is removed by the next. An environment that was there before is kept.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
-EXTRAS = {"lab": "lab", "dev": "lab,test,grading,art"}
+EXTRAS = {"lab": "lab", "dev": "lab,test,grading,art,page"}
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 VOCABULARY = "clip-anytorch"  # for its list of CLIP's merges; what it depends on is not needed
 UNFINISHED = ".unfinished"
