@@ -10,6 +10,7 @@ const load = (name) => import(pathToFileURL(join(folder, name)).href);
 const read = (name) => readFileSync(join(folder, name));
 
 const ort = await load("runtime/ort.wasm.bundle.min.mjs");
+const { unpacked } = await load("fetching.js");
 const { openNets, GRAPHS } = await load("nets.js");
 const { Sampler, meanMap } = await load("method/sampling.js");
 const { Prompt } = await load("method/prompt.js");
@@ -19,13 +20,13 @@ const { editsOf, makeRecipe } = await load("method/recipe.js");
 
 const facts = JSON.parse(read("model/model.json"));
 const tokenizer = new Tokenizer(JSON.parse(read("model/tokenizer.json")), facts.tokens);
-const graphs = Object.fromEntries(
-  GRAPHS.filter((name) => name !== "judge" || facts.judge).map((name) => [
-    name, new Uint8Array(read(`model/${name}.onnx`)),
-  ]),
-);
+const unpack = async (name) => unpacked(new Uint8Array(read(`${name}.pack`)));
+const graphs = {};
+for (const name of GRAPHS) {
+  if (name !== "judge" || facts.judge) graphs[name] = await unpack(`model/${name}.onnx`);
+}
 ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmBinary = read("runtime/ort-wasm-simd-threaded.wasm");
+ort.env.wasm.wasmBinary = (await unpack("runtime/ort-wasm-simd-threaded.wasm")).buffer;
 const nets = await openNets(ort, facts, graphs);
 const sampler = new Sampler(nets, facts);
 const packed = (values) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");

@@ -320,7 +320,7 @@ def test_the_link_restores_the_recipe_and_the_picture(browser: Any, address: str
     other = Tab(browser, link(address, recipe))
     other.drawn()
     model = load(None, "cpu")
-    assert other.recipe() == recipe.with_(model=model.name)
+    assert other.recipe() == recipe.made_with(model)
     run = recipe.apply(recipe.generate(model))
     assert np.abs(run.pixels.numpy().ravel() - other.picture("edit")).max() * 255 <= 1
     assert other.page.evaluate("location.hash").startswith("#recipe=")

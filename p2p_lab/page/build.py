@@ -25,6 +25,7 @@ from p2p_lab.page.export import (
     open_for_export,
 )
 from p2p_lab.page.networks import checked
+from p2p_lab.page.packing import ENDING, HALF, pack_file
 from p2p_lab.page.pictures import write_pictures
 from p2p_lab.page.runtime import VERSION, runtime
 
@@ -56,6 +57,7 @@ def build_page(
     checked(network)
     files = runtime(archive)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder.with_name(f"{folder.name}.new"), ignore_errors=True)  # of a killed build
     old = folder.with_name(f"{folder.name}.old")
     with whole_folder(folder.with_name(f"{folder.name}.new")) as draft:
         found = write_page(draft, network, files)
@@ -75,6 +77,8 @@ def write_page(folder: Path, model: Denoiser, files: Path) -> dict[str, Any]:
     facts = export_model(model, folder / "model")
     copy_tokenizer(checked(model), folder / "model")
     write_pictures(model, facts, folder / "model")
+    for path in sorted(folder.rglob("*.onnx")):
+        pack_file(path, HALF)
     (folder / ".nojekyll").write_bytes(b"")  # else some hosts leave files out
     return write_list(folder)
 
@@ -102,7 +106,8 @@ def write_list(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         data = path.read_bytes()
         digest.update(name.encode() + hashlib.sha256(data).digest())
-        found[name] = {"bytes": len(data), "wire": len(gzip.compress(data, 6, mtime=0))}
+        wire = len(data) if name.endswith(ENDING) else len(gzip.compress(data, 6, mtime=0))
+        found[name] = {"bytes": len(data), "wire": wire}
     record: dict[str, Any] = {
         "version": __version__,
         "runtime": VERSION,

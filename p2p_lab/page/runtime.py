@@ -18,6 +18,7 @@ import platformdirs
 
 from p2p_lab.files import whole_folder
 from p2p_lab.page.export import PageError
+from p2p_lab.page.packing import pack_file
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
@@ -35,11 +36,13 @@ FILES = (
 def runtime_folder() -> Path:
     """Return where the runtime's files are kept on this machine."""
     cache = platformdirs.user_cache_path("p2p_lab", appauthor=False)
-    return cache / "page" / f"onnxruntime-web-{VERSION}"
+    return cache / "page" / f"onnxruntime-web-{VERSION}-packed"
 
 
 def runtime(archive: Path | None = None) -> Path:
     """Return a folder with the runtime's files, fetched with npm if they are not there yet.
+
+    What is large in it is packed, as the page reads it.
 
     Args:
         archive: The package as a file that was fetched by hand, for machines without network.
@@ -48,18 +51,19 @@ def runtime(archive: Path | None = None) -> Path:
         PageError: If npm is missing or fails, or the package is not the pinned one.
     """
     folder = runtime_folder()
-    if all((folder / name).is_file() for name in FILES):
+    if folder.is_dir():  # it is written whole or not at all
         return folder
     with tempfile.TemporaryDirectory() as place:
         packed = fetch(Path(place)) if archive is None else archive
         check_archive(packed)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
         with whole_folder(folder) as draft, tarfile.open(packed) as package:
             for name in FILES:
                 member = package.extractfile(f"package/dist/{name}")
                 assert member is not None
                 (draft / name).write_bytes(member.read())
+            for path in sorted(draft.glob("*.wasm")):
+                pack_file(path, 1)
     return folder
 
 

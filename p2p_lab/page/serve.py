@@ -19,12 +19,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }
-TYPES = {
-    ".mjs": "text/javascript",
-    ".js": "text/javascript",
-    ".wasm": "application/wasm",
-    ".onnx": "application/octet-stream",
-}
+TYPES = {".mjs": "text/javascript", ".js": "text/javascript"}
 
 
 class Handler(SimpleHTTPRequestHandler):

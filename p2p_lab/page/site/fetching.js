@@ -13,24 +13,40 @@ export async function fetchJson(base, name) {
   return (await fetched(new URL(name, base))).json();
 }
 
-/** Fetch files and tell how far it is. @param {string} base @param {List} list
- * @param {string[]} names @param {(done: number, total: number) => void} tell bytes so far
- * @returns {Promise<Record<string, Uint8Array>>} by name */
+/** Fetch packed files and tell how far it is. @param {string} base @param {List} list
+ * @param {string[]} names without ".pack" @param {(done: number, total: number) => void} tell bytes so far
+ * @returns {Promise<Record<string, Uint8Array<ArrayBuffer>>>} unpacked, by name */
 export async function fetchAll(base, list, names, tell) {
-  const total = names.reduce((sum, name) => sum + list.files[name].bytes, 0);
+  const size = (/** @type {string} */ name) => list.files[`${name}.pack`].bytes;
+  const total = names.reduce((sum, name) => sum + size(name), 0);
   let done = 0;
   const got = await Promise.all(names.map(async (name) => {
-    const bytes = await fetchBytes(new URL(name, base), list.files[name].bytes, (more) => {
+    const packed = await fetchBytes(new URL(`${name}.pack`, base), size(name), (more) => {
       done += more;
       tell(done, total);
     });
-    return /** @type {[string, Uint8Array]} */ ([name, bytes]);
+    return /** @type {[string, Uint8Array<ArrayBuffer>]} */ ([name, await unpacked(packed)]);
   }));
   return Object.fromEntries(got);
 }
 
+/** Undo `p2p_lab.page.packing`: gzip, and bytes that were sorted by their place in a number.
+ * @param {Uint8Array<ArrayBuffer>} packed @returns {Promise<Uint8Array<ArrayBuffer>>} */
+export async function unpacked(packed) {
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const data = new Uint8Array(await new Response(stream).arrayBuffer());
+  const stride = data[0];
+  if (stride === 1) return data.slice(1);
+  const out = new Uint8Array(data.length - 1);
+  let at = 1;
+  for (let plane = 0; plane < stride; plane++) {
+    for (let i = plane; i < out.length; i += stride) out[i] = data[at++];
+  }
+  return out;
+}
+
 /** @param {URL} address @param {number} size @param {(more: number) => void} tell
- * @returns {Promise<Uint8Array>} */
+ * @returns {Promise<Uint8Array<ArrayBuffer>>} */
 async function fetchBytes(address, size, tell) {
   const response = await fetched(address);
   const bytes = new Uint8Array(size);

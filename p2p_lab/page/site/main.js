@@ -83,7 +83,8 @@ function loadingBar(wire) {
 }
 
 async function start() {
-  if (!globalThis.WebAssembly?.validate(SIMD) || !globalThis.Worker || !globalThis.OffscreenCanvas) {
+  if (!globalThis.WebAssembly?.validate(SIMD) || !globalThis.Worker || !globalThis.OffscreenCanvas
+    || !globalThis.DecompressionStream) {
     throw new Error("This browser is too old to run the model: it needs WebAssembly with SIMD. Take a Firefox, Chrome, Edge or Safari of the last three years.");
   }
   const list = await fetchList(BASE);
@@ -92,7 +93,7 @@ async function start() {
     fetchJson(BASE, "model/model.json"), fetchJson(BASE, "model/tokenizer.json"),
   ]);
   const { state, message } = begin(facts, new Tokenizer(words, facts.tokens));
-  const needed = Object.entries(list.files).filter(([name]) => name.endsWith(".onnx") || name.endsWith("threaded.wasm"));
+  const needed = Object.entries(list.files).filter(([name]) => name.endsWith(".onnx.pack") || name.endsWith("threaded.wasm.pack"));
   const client = new Client(state, loadingBar(needed.reduce((sum, [, size]) => sum + size.wire, 0)), giveUp);
   state.set({ message });
   showPrompts(state);

@@ -41,7 +41,7 @@ async function load({ base, threads, provider }) {
   const start = performance.now();
   const list = await fetchList(base);
   const [script, binary] = provider === "webgpu" ? PROVIDERS.webgpu : PROVIDERS.wasm;
-  const graphs = GRAPHS.map((name) => `model/${name}.onnx`).filter((name) => name in list.files);
+  const graphs = GRAPHS.map((name) => `model/${name}.onnx`).filter((name) => `${name}.pack` in list.files);
   const [facts, words, ort, files] = await Promise.all([
     fetchJson(base, "model/model.json"),
     fetchJson(base, "model/tokenizer.json"),
