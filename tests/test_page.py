@@ -293,6 +293,8 @@ def drawn_recipe(draw: random.Random, model: Denoiser, source: str) -> Recipe:
         guidance_scale=draw.choice([3.0, 4.5]),
         model=draw.choice(["", "scenes-64-v2"]),
         made_by=draw.choice(["", "float32:0123abcd"]),
+        mask=draw.choice([(), ("0110", "1111")]),
+        links=draw.choice([None, None, (), ((1, 1), (2, 1), (2, 2), (1, 1))]),
     )
 
 
@@ -335,12 +337,19 @@ def test_a_link_holds_the_whole_recipe_and_python_reads_it(model: Denoiser) -> N
     "wrong",
     ["", "[]", "null", '{"cross": 2}', '{"seed": -1}', '{"format": 9}', '{"surprise": 1}',
      '{"scales": [["cat", 0]]}', '{"steps": 0}', '{"blend": ["a"]}', '{"source": 1}',
-     '{"guidance_scale": 0.5}'],
+     '{"guidance_scale": 0.5}', '{"mask": ["01", "1"]}', '{"links": [[1]]}', '{"moves": [[1]]}'],
 )  # fmt: skip
 @needs_node
 def test_a_recipe_that_cannot_be_is_refused_with_a_sentence(wrong: str) -> None:
     (answer,) = ask_node(None, [{"ask": "hash", "json": wrong}])
     assert answer["error"].startswith("InputError: This is no saved recipe")
+
+
+@needs_node
+def test_a_recipe_that_moves_an_object_is_refused_with_a_sentence(model: Denoiser) -> None:
+    recipe = Recipe("a cat on a beach", "a dog on a beach", moves=(("cat", 0.1, 0.2, 1.0),))
+    (answer,) = ask_node(model, [{"ask": "recipe", "json": recipe.to_json(), "steps": 5}])
+    assert answer["error"].endswith("Open it in EditPanel.")
 
 
 @needs_node

@@ -326,6 +326,8 @@ def variants(base: Recipe, word: str, blend: tuple[str, str]) -> list[Recipe]:
         base.with_(self_attention=1.0, cross=1.0),
         base.with_(blend=blend),
         base.with_(blend=blend, cross=0.2, threshold=0.6, start=0.4, scales=((word, 0, -1.0),)),
+        base.with_(blend=blend, mask=("0" * 20 + "1" * 12,) * 9 + ("1" * 32,) * 4),
+        base.with_(mask=("10", "11"), links=((1, 1), (2, 3), (3, 3))),
         base.with_(method="Refine", seed=2**40, guidance_scale=5.0),
         base.with_(negative=word, steps=3),
     ]
@@ -348,7 +350,7 @@ def test_the_page_draws_the_bundled_model_as_python_does(files: Path, tmp_path: 
         steps=5,
         guidance_scale=3.0,
     )
-    recipes = variants(base, "snowy", ("cat", "dog"))[:5]
+    recipes = variants(base, "snowy", ("cat", "dog"))[:7]
     drawn = draw_in_node(tmp_path, recipes)
     compare(model, recipes, drawn)
     verdict = load_judge().read(recipes[0].generate(model))
@@ -364,5 +366,5 @@ def test_a_model_that_predicts_the_noise_is_drawn_as_python_does(
 ) -> None:
     model = load(sd_folder, "cpu")
     build.write_page(tmp_path, model, files)
-    recipes = variants(BASE, "grass", ("cat", "dog"))[3:5]
+    recipes = variants(BASE, "grass", ("cat", "dog"))[3:6]
     compare(model, recipes, draw_in_node(tmp_path, recipes))

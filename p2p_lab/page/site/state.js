@@ -59,6 +59,7 @@ export class State {
     const source = same ? this.fields.source : this.prompt(recipe.source);
     const target = same ? this.fields.target : this.prompt(recipe.target);
     recipe.scales = recipe.scales.filter(([word, n]) => n < target.find(word).length);
+    if (!same && !("links" in changes)) recipe.links = null; // they name tokens of the old prompts
     if (recipe.blend) recipe.blend = usableBlend(recipe.blend, source, target);
     const words = same ? {} : { hovered: null, pinned: null, pixel: null };
     this.set({ recipe, source, target, touched, step: null, message: "", ...words });

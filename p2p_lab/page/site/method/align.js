@@ -37,6 +37,31 @@ export function alignTokens(source, target) {
   return found;
 }
 
+/** Feed tokens as links say: column j is the mean of the linked source columns; a target token without
+ * a link keeps its own attention. Padding stays as it was found. @param {Alignment} base
+ * @param {Prompt} source @param {Prompt} target @param {[number, number][]} links
+ * @returns {Alignment} */
+export function alignByHand(base, source, target, links) {
+  const length = target.length;
+  const found = { mapper: base.mapper.slice(), matched: [...base.matched], gain: base.gain.slice() };
+  for (let j = 0; j < target.end; j++) {
+    for (let i = 0; i < length; i++) found.mapper[i * length + j] = 0;
+    [found.matched[j], found.gain[j]] = [false, 0];
+  }
+  for (const [i, j] of links) {
+    if (i >= source.end || j >= target.end) {
+      throw new AlignmentError(`There is no link from token ${i} to token ${j}: a prompt is shorter.`);
+    }
+    match(found, i, j, 1);
+  }
+  for (let j = 0; j < target.end; j++) {
+    let sum = 0;
+    for (let i = 0; i < length; i++) sum += found.mapper[i * length + j];
+    for (let i = 0; sum > 0 && i < length; i++) found.mapper[i * length + j] /= sum;
+  }
+  return found;
+}
+
 /** The matched pairs of the best global alignment: gap 0, match +1, mismatch −1; ties go to
  * insertion, then deletion, then the diagonal.
  * @template T @param {T[]} source @param {T[]} target @returns {[number, number][]} */

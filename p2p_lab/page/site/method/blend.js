@@ -21,11 +21,29 @@ export function blendMask(source, target, blend, size) {
   const near = loudest(source, target, blend.source_tokens, blend.target_tokens, size, true);
   const away = loudest(source, target, blend.source_subtract, blend.target_subtract, size, false);
   const threshold = Math.fround(blend.threshold);
+  const painted = blend.mask && averaged(blend.mask, size);
   for (let i = 0; i < mask.length; i++) {
     if (near && !(near[i] > threshold)) mask[i] = 0;
     if (away && away[i] > threshold) mask[i] = 0;
+    if (painted) mask[i] *= painted[i];
   }
   return mask;
+}
+
+/** Bring a user's mask to the latents' size by averaging. @param {number[][]} mask rows
+ * @param {[number, number]} size @returns {Float32Array} */
+function averaged(mask, [height, width]) {
+  const out = new Float32Array(height * width);
+  const part = (/** @type {number} */ i, /** @type {number} */ cells, /** @type {number} */ count) =>
+    [Math.floor((i * cells) / count), Math.ceil(((i + 1) * cells) / count)];
+  for (let y = 0; y < height; y++) {
+    const rows = mask.slice(...part(y, mask.length, height));
+    for (let x = 0; x < width; x++) {
+      const cells = rows.flatMap((row) => row.slice(...part(x, row.length, width)));
+      out[y * width + x] = cells.reduce((a, b) => a + b, 0) / cells.length;
+    }
+  }
+  return out;
 }
 
 /** How loud words are as a part of their maximum, in the louder prompt; null without words.

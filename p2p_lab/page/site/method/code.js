@@ -6,7 +6,9 @@
 /** The lines that make an edit with the package. @param {Recipe} recipe @param {Edit[]} edits
  * @returns {string} */
 export function codeOf(recipe, edits) {
+  /** @type {string[]} */
   const names = [...new Set(edits.map((edit) => edit.kind))];
+  for (const edit of edits) if (recipe.links && edit.kind in ALIGN) names.push("align_by_hand", ALIGN[edit.kind]);
   const imported = ["edit", ...[...names, "generate", "load"].sort()];
   const loading = recipe.model ? [literal(recipe.model)] : [];
   if (recipe.made_by) loading.push(`digest=${literal(recipe.made_by)}`);
@@ -23,30 +25,38 @@ export function codeOf(recipe, edits) {
     "    source,",
     `    ${literal(recipe.target)},`,
     "    [",
-    ...edits.map((edit) => `        ${call(edit)},`),
+    ...edits.map((edit) => `        ${call(edit, recipe)},`),
     "    ],",
     ")",
     "edited",
   ].join("\n");
 }
 
-/** @param {Edit} edit @returns {string} */
-function call(edit) {
+/** @type {Record<string, string>} */
+const ALIGN = { Replace: "align_words", Refine: "align_tokens" };
+
+/** @param {Edit} edit @param {Recipe} recipe @returns {string} */
+function call(edit, recipe) {
   /** @type {string[]} */
   const parts = [];
   if (edit.kind === "Replace" || edit.kind === "Refine") {
     const { cross, self_attention: selfAttention } = edit.options;
     parts.push(`cross=${literal(cross)}`, `self_attention=${literal(selfAttention)}`);
+    if (recipe.links) {
+      const found = `${ALIGN[edit.kind]}(source.prompt, source.model.prompt(${literal(recipe.target)}))`;
+      parts.push(`alignment=align_by_hand(${found}, ${literal(recipe.links)})`);
+    }
     if (edit.options.joint && edit.options.joint !== "maps") parts.push(`joint=${literal(edit.options.joint)}`);
   } else if (edit.kind === "Reweight") {
     parts.push(literal(edit.word), literal(edit.scale));
     if (edit.occurrence !== null && edit.occurrence !== undefined) parts.push(`occurrence=${edit.occurrence}`);
   } else {
     const words = (/** @type {import("./plan.js").Word[]} */ list) => literal(list.length === 1 ? list[0] : list);
-    parts.push(words(edit.source_words));
-    if (edit.target_words) parts.push(words(edit.target_words));
+    if (edit.source_words.length) parts.push(words(edit.source_words));
+    if (edit.target_words) parts.push(`target_words=${words(edit.target_words)}`);
     parts.push(`threshold=${literal(edit.threshold)}`);
     if (edit.start !== 0.2) parts.push(`start=${literal(edit.start)}`);
+    if (edit.mask) parts.push(`mask=${literal(edit.mask)}`);
   }
   return `${edit.kind}(${parts.join(", ")})`;
 }

@@ -2,7 +2,7 @@
 //
 //     M̂_t[:, j] = g_src[t, j] · (M_src,t P)[:, j] + g_tgt[t, j] · M_tgt,t[:, j]
 
-import { alignTokens, alignWords, needlemanWunsch, noCommonWord, spoken, wordBlocks } from "./align.js";
+import { alignByHand, alignTokens, alignWords, needlemanWunsch, noCommonWord, spoken, wordBlocks } from "./align.js";
 import { AlignmentError, InputError } from "./prompt.js";
 import { normal } from "./words.js";
 
@@ -10,19 +10,19 @@ import { normal } from "./words.js";
 /** @typedef {[number, number]} Window fractions of the schedule, 0 is noise and 1 the image */
 /** @typedef {string | [string, number]} Word a word, or one of its places from 0 */
 /** @typedef {{source_tokens: number[], target_tokens: number[], source_subtract: number[],
- *   target_subtract: number[], threshold: number, start_step: number}} BlendPlan */
+ *   target_subtract: number[], threshold: number, start_step: number, mask: number[][] | null}} BlendPlan */
 /** @typedef {{steps: number, length: number, mapper: Float64Array, sourceGain: Float64Array[],
  *   targetGain: Float64Array[], selfSteps: [number, number], selfPixels: number, joint: string,
  *   blend: BlendPlan | null, source: Prompt, target: Prompt}} EditPlan
  * gains (T, L), mapper (L, L) row by row */
 /** @typedef {{cross?: Window, self_attention?: Window, self_pixels?: number, joint?: string,
- *   words?: [Word, Window][]}} AlignerOptions */
+ *   words?: [Word, Window][], links?: [number, number][] | null}} AlignerOptions */
 /** @typedef {{kind: "Replace", options: AlignerOptions}} Replace */
 /** @typedef {{kind: "Refine", options: AlignerOptions}} Refine */
 /** @typedef {{kind: "Reweight", word: string, scale: number, window?: Window,
  *   occurrence?: number | null}} Reweight */
 /** @typedef {{kind: "LocalBlend", source_words: Word[], target_words: Word[] | null,
- *   threshold?: number, start?: number, subtract?: Word[]}} LocalBlend */
+ *   threshold?: number, start?: number, subtract?: Word[], mask?: number[][] | null}} LocalBlend */
 /** @typedef {Replace | Refine | Reweight | LocalBlend} Edit */
 
 /** The nearest whole number, halves up, unmoved by the last bits. @param {number} number */
@@ -94,7 +94,8 @@ function aligned(edit, plan) {
       "Replace to swap words.",
     );
   }
-  const found = edit.kind === "Replace" ? alignWords(source, target) : alignTokens(source, target);
+  const base = edit.kind === "Replace" ? alignWords(source, target) : alignTokens(source, target);
+  const found = options.links ? alignByHand(base, source, target, options.links) : base;
   const [sourceGain, targetGain] = [rows(steps, length, 0), rows(steps, length, 1)];
   const usualWindow = windowSteps(options.cross ?? [0, 0.8], steps);
   const windows = Array.from({ length }, () => usualWindow);
@@ -130,8 +131,8 @@ function reweighted(edit, plan) {
 function blendOf(edit, plan) {
   const after = edit.target_words ?? edit.source_words;
   const minus = edit.subtract ?? [];
-  if (!edit.source_words.length && !after.length) {
-    throw new InputError("A local edit needs a region: name words of the source or of the edit.");
+  if (!edit.source_words.length && !after.length && !edit.mask) {
+    throw new InputError("A local edit needs a region: name words of the source or of the edit, or paint a mask.");
   }
   const present = (/** @type {Prompt} */ prompt) => minus.filter((word) => stands(prompt, word));
   for (const word of minus) if (!stands(plan.source, word)) allTokens(plan.target, [word]);
@@ -142,6 +143,7 @@ function blendOf(edit, plan) {
     target_subtract: allTokens(plan.target, present(plan.target)),
     threshold: edit.threshold ?? 0.3,
     start_step: nearestStep((edit.start ?? 0.2) * plan.steps),
+    mask: edit.mask ?? null,
   };
 }
 
@@ -193,7 +195,7 @@ export function planToJson(plan) {
     source_gain: plan.sourceGain.map((row) => [...row]),
     target_gain: plan.targetGain.map((row) => [...row]),
     self_steps: [...plan.selfSteps, 1], self_pixels: plan.selfPixels,
-    blend: plan.blend && { ...plan.blend, mask: null, toward: null },
+    blend: plan.blend && { ...plan.blend, toward: null },
     source: plan.source.toDict(), target: plan.target.toDict(),
     compat: null, joint: plan.joint, toward: null, moves: [], second: null,
   };

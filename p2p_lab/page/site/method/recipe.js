@@ -11,7 +11,8 @@ import { isSpoken, normal } from "./words.js";
  *   self_attention: number, scales: [string, number, number][], blend: [string, string] | null,
  *   threshold: number, steps: number | null, guidance_scale: number | null, negative: string,
  *   size: [number, number] | null, sampler: string, model: string, start: number, joint: string,
- *   made_by: string, format: number}} Recipe */
+ *   made_by: string, mask: string[], moves: [string, number, number, number][],
+ *   links: [number, number][] | null, format: number}} Recipe */
 
 export const FORMAT = 1;
 const METHODS = ["auto", "Replace", "Refine"];
@@ -21,31 +22,37 @@ export function makeRecipe(changes = {}) {
   return {
     source: "", target: "", seed: 0, method: "auto", cross: 0.8, self_attention: 0.4, scales: [],
     blend: null, threshold: 0.3, steps: null, guidance_scale: null, negative: "", size: null,
-    sampler: "ddim", model: "", start: 0.2, joint: "maps", made_by: "", format: FORMAT, ...changes,
+    sampler: "ddim", model: "", start: 0.2, joint: "maps", made_by: "", mask: [], moves: [], links: null,
+    format: FORMAT, ...changes,
   };
 }
 
 /** The edits that a recipe asks for. @param {Recipe} recipe @param {Prompt} source
  * @param {Prompt} target @returns {Edit[]} */
 export function editsOf(recipe, source, target) {
+  if (recipe.moves.length) {
+    throw new InputError("This recipe moves an object, which the page cannot do. Open it in EditPanel.");
+  }
   const kind = recipe.method === "auto" ? defaultKind(source, target) : recipe.method;
   /** @type {Edit[]} */
   const found = [{
     kind: kind === "Replace" ? "Replace" : "Refine",
     options: {
       cross: [0, recipe.cross], self_attention: [0, recipe.self_attention], joint: recipe.joint,
+      links: recipe.links,
     },
   }];
   for (const [word, occurrence, scale] of recipe.scales) {
     const many = target.find(word).length > 1;
     found.push({ kind: "Reweight", word, scale, occurrence: many ? occurrence : null });
   }
-  if (recipe.blend) {
-    const [before, after] = recipe.blend.map(listed);
+  if (recipe.blend || recipe.mask.length) {
+    const [before, after] = (recipe.blend ?? ["", ""]).map(listed);
+    const mask = recipe.mask.length ? recipe.mask.map((row) => Array.from(row, Number)) : null;
     const same = !after.length || (after.length === before.length && after.every((w, i) => w === before[i]));
     found.push({
       kind: "LocalBlend", source_words: before, target_words: same ? null : after,
-      threshold: recipe.threshold, start: recipe.start,
+      threshold: recipe.threshold, start: recipe.start, mask,
     });
   }
   return found;
@@ -119,6 +126,8 @@ function wrongFields(fields) {
   const count = (/** @type {any} */ x) => Number.isInteger(x) && x >= 0;
   const texts = (/** @type {any} */ x, /** @type {number} */ n) =>
     Array.isArray(x) && x.length === n && x.every((one) => typeof one === "string");
+  const pairs = (/** @type {any} */ list, /** @type {(x: any) => boolean} */ good) =>
+    Array.isArray(list) && list.every((one) => Array.isArray(one) && one.length === 2 && one.every(good));
   /** @type {Record<string, boolean>} */
   const right = {
     format: whole.format === FORMAT,
@@ -141,6 +150,11 @@ function wrongFields(fields) {
     size: whole.size === null || (Array.isArray(whole.size) && whole.size.length === 2 && whole.size.every(count)),
     sampler: ["ddim", "euler", "dpm++"].includes(whole.sampler),
     joint: ["maps", "queries"].includes(whole.joint),
+    mask: Array.isArray(whole.mask) && whole.mask.every((/** @type {any} */ row) =>
+      typeof row === "string" && /^[01]*$/.test(row) && row.length === whole.mask[0].length),
+    moves: Array.isArray(whole.moves) && whole.moves.every((/** @type {any} */ one) =>
+      Array.isArray(one) && one.length === 4 && typeof one[0] === "string" && one.slice(1).every(isNumber)),
+    links: whole.links === null || pairs(whole.links, count),
   };
   const unknown = Object.keys(fields).filter((name) => !(name in defaults));
   return [...unknown, ...Object.keys(right).filter((name) => !right[name])];

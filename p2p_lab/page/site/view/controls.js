@@ -82,7 +82,7 @@ function local(state) {
   const on = el("input", {
     type: "checkbox", name: "local",
     onchange: () => {
-      state.change({ blend: on.checked ? usualWords(state) : null }, "blend");
+      state.change({ blend: on.checked ? usualWords(state) : null, mask: [] }, "blend");
       state.set({ mask: on.checked && state.fields.mask });
     },
   });
@@ -102,7 +102,7 @@ function local(state) {
   );
   state.watch(["recipe", "mask"], () => {
     const { recipe } = state.fields;
-    on.checked = recipe.blend !== null;
+    on.checked = recipe.blend !== null || recipe.mask.length > 0;
     body.hidden = recipe.blend === null;
     mask.checked = state.fields.mask;
     threshold.value = String(recipe.threshold);
