@@ -69,6 +69,7 @@ from p2p_lab.figures import (
     show_blend as show_blend,
     show_edit as show_edit,
     show_frames as show_frames,
+    show_guidance as show_guidance,
     show_map as show_map,
     show_maps as show_maps,
     show_pictures as show_pictures,

@@ -13,13 +13,22 @@ from tests.worlds import tiny_tokenizer
 from tests.wrong_answers import WRONG
 
 IDS = [
-    *("00.words", "01.attention_probs", "01.average_maps", "01.pointing", "01.processor"),
+    *(
+        "00.words",
+        "00b.noise",
+        "00b.guide",
+        "01.attention_probs",
+        "01.average_maps",
+        "01.pointing",
+        "01.processor",
+    ),
     *("02.mapper", "02.swap", "02.window", "02.unequal"),
     *("03.alignment", "03.refine", "03.blend"),
     *("04.reweight", "04.compose", "04.negative"),
     *("05.ddim_step", "05.ddim_inverse", "05.null_loss"),
-    *("06.resize_map", "06.move_rows", "06.cascade"),
+    *("06.resize_map", "06.move_rows"),
     *("07.steps", "07.rows", "07.half"),
+    *("08.cascade", "08.hybrid"),
 ]
 CASES = [(i, n) for i, answers in WRONG.items() for n in range(len(answers))]
 

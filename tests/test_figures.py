@@ -234,6 +234,7 @@ def test_every_text_of_every_figure_is_drawn_as_it_is_written(text: str, sd32) -
             torch.zeros(3, 4, 2, 2),
         ),
         figures.show_losses([[1.0, 1e-7], [0.5]]),
+        figures.show_guidance(torch.zeros(2, 2, 2), torch.ones(2, 2, 2), 3.0),
         figures.show_cost({text: (1.0, 2.0)}, cost=text, quality=text),
         figures.show_trajectory(fenced),
         figures.show_blend(fenced),
@@ -241,6 +242,15 @@ def test_every_text_of_every_figure_is_drawn_as_it_is_written(text: str, sd32) -
     for figure in drawn:
         whole = figure if isinstance(figure, matplotlib.figure.Figure) else figure.figure
         assert figures.to_png(whole)
+
+
+def test_guidance_is_drawn_where_the_text_moves_the_prediction_most() -> None:
+    negative, positive = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
+    positive[1, 0, 1], positive[2, 1, 1] = 2.0, 1.0
+    figure = figures.show_guidance(negative, positive, 3.0)
+    assert "position (0, 1)" in figure.alt
+    assert "moves the prediction by 2.00, guidance 3 by 6.00" in figure.alt
+    assert {"s = 0: empty prompt", "s = 1: the text", "s = 3: guided"} <= set(texts(figure))
 
 
 def test_maps_below_zero_are_drawn_on_a_range_that_says_so() -> None:

@@ -149,6 +149,10 @@ def _edit_every_stage(base: Any, stages: Any, source: Any, target: Any) -> Any:
     return picture
 
 
+def _rows_of_one(probs: Any) -> Any:
+    return probs / probs.sum(-1, keepdim=True)
+
+
 WRONG: dict[str, list[tuple[Answer, str]]] = {
     "00.words": [
         (lambda s, t: set(right("00.words")(s, t)), "a set, which has no order"),
@@ -164,6 +168,20 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda s, t: [(b, a) for a, b in right("00.words")(s, t)], "turned round"),
         (lambda s, t: right("00.words")(s, t)[::-1], "not in the order"),
         (lambda s, t: [b for _, b in right("00.words")(s, t)], "a list of pairs"),
+    ],
+    "00b.noise": [
+        (lambda z, e, a: a * z + (1 - a) * e, "square roots"),
+        (lambda z, e, a: (1 - a) ** 0.5 * z + a**0.5 * e, "exchanged"),
+        (lambda z, e, a: z + (1 - a) ** 0.5 * e, "has to fade"),
+        (lambda z, e, a: a**0.5 * z + e, "full strength"),
+        (lambda z, e, a: a**0.5 * z + (1 - a) ** 0.5 * torch.randn(z.shape), "differ"),
+    ],
+    "00b.guide": [
+        (lambda n, p, s: n + s * (n - p), "away from the text"),
+        (lambda n, p, s: p + s * (p - n), "begin at the empty prompt's"),
+        (lambda n, p, s: s * p, "alone is scaled"),
+        (lambda n, p, s: s * (p - n), "Only the difference"),
+        (lambda n, p, s: (n + s * (p - n))[0], "It returned shape"),
     ],
     "01.attention_probs": [
         (lambda q, k: (q @ k.mT).softmax(-1), "not divided by √d"),
@@ -356,13 +374,6 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda r, m, y, x: _carried(r, m, y, x, late=True), "overlap"),
         (lambda r, m, y, x: r[..., 0], "(h, w, L)"),
     ],
-    "06.cascade": [
-        (_through, "what it enlarges"),
-        (_each_from_base, "give it the result before it"),
-        (_edit_every_stage, "runs once"),
-        (lambda base, stages, s, t: base(s, t), "these ran: none"),
-        (lambda base, stages, s, t: base(t, s), "source prompt first"),
-    ],
     "07.steps": [
         (lambda allowed, once, each: max(0, round((allowed - once) / each)), "rounded to the n"),
         (lambda allowed, once, each: allowed // each, "left out"),
@@ -385,5 +396,20 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
             lambda q, k: (q.float() @ k.float().T / q.shape[-1] ** 0.5).softmax(0).half(),
             "positions",
         ),
+    ],
+    "08.cascade": [
+        (_through, "what it enlarges"),
+        (_each_from_base, "give it the result before it"),
+        (_edit_every_stage, "runs once"),
+        (lambda base, stages, s, t: base(s, t), "these ran: none"),
+        (lambda base, stages, s, t: base(t, s), "source prompt first"),
+    ],
+    "08.hybrid": [
+        (lambda a, b, P: torch.cat([a[..., : len(P)] @ P, a[..., len(P) :]], -1), "keeps its own"),
+        (lambda a, b, P: b.clone(), "come from the source"),
+        (lambda a, b, P: torch.cat([a[..., : len(P)] @ P.T, b[..., len(P) :]], -1), "turned round"),
+        (lambda a, b, P: torch.cat([a[..., : len(P)], b[..., len(P) :]], -1), "not used"),
+        (lambda a, b, P: _rows_of_one(right("08.hybrid")(a, b, P)), "renormalised"),
+        (lambda a, b, P: b[..., : len(P)].copy_(a[..., : len(P)] @ P) is None or b, "a copy"),
     ],
 }

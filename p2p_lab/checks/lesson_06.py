@@ -1,8 +1,8 @@
-"""Exercises of lesson 6: the resolution of maps, moving attention, and a cascade of stages."""
+"""Exercises of lesson 6: the resolution of maps, and moving attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,71 +111,6 @@ def _moved_wrongly(rows: Tensor, region: Tensor, by: tuple[int, int]) -> dict[st
     }
 
 
-def cascade(
-    base: Callable[[str, str], Tensor],
-    upscalers: Sequence[Callable[[Tensor, str], Tensor]],
-    source: str,
-    target: str,
-) -> Tensor:
-    """Return the large picture: only the base stage is edited, the others enlarge its result."""
-    picture = base(source, target)
-    for upscale in upscalers:
-        picture = upscale(picture, target)
-    return picture
-
-
-_SOURCE, _TARGET = "a cat on a beach", "a dog on a beach"
-
-
-class _Stages:
-    """Stand in for a base model and its upscalers, and write down how they are called."""
-
-    def __init__(self, count: int) -> None:
-        self.edited = draw(3, 4, 4, seed=12)
-        self.calls: list[tuple[str, int, str]] = []
-        self.upscalers = [self._upscaler(n) for n in range(count)]
-
-    def base(self, source: str, target: str) -> Tensor:
-        self.calls.append(("base", 4, f"{source} -> {target}"))
-        return self.edited.clone()
-
-    def _upscaler(self, n: int) -> Callable[[Tensor, str], Tensor]:
-        def upscale(picture: Tensor, prompt: str) -> Tensor:
-            self.calls.append((f"stage {n + 1}", picture.shape[-1], prompt))
-            return picture.repeat_interleave(2, -1).repeat_interleave(2, -2) + n + 1
-
-        return upscale
-
-
-def _test_cascade(answer: Callable[..., Any]) -> str:
-    for count in (2, 0, 3):
-        stages = _Stages(count)
-        value = call(answer, stages.base, stages.upscalers, _SOURCE, _TARGET)
-        _judge_calls(stages.calls, count)
-        right = _Stages(count)
-        wanted = cascade(right.base, right.upscalers, _SOURCE, _TARGET)
-        got = tensor(value, tuple(wanted.shape), "(3, H, W)")
-        agree(got, wanted, {}, f"With {count} stages the picture differs.")
-    return "No, two and three stages: the base is edited once and every stage enlarges its result."
-
-
-def _judge_calls(calls: list[tuple[str, int, str]], count: int) -> None:
-    bases = [size for name, _, size in calls if name == "base"]
-    stages = [(name, side, size) for name, side, size in calls if name != "base"]
-    if len(bases) != 1:
-        raise Wrong(f"The base stage runs once, here it ran {len(bases)} times.")
-    if bases[0] != f"{_SOURCE} -> {_TARGET}":
-        raise Wrong("The base stage takes the source prompt first, then the target prompt.")
-    if [name for name, _, _ in stages] != [f"stage {n + 1}" for n in range(count)]:
-        names = ", ".join(name for name, _, _ in stages) or "none"
-        raise Wrong(f"{count} stages have to run, each once and in order; these ran: {names}.")
-    for n, (name, side, size) in enumerate(stages):
-        if size != _TARGET:
-            raise Wrong(f'{name} got the prompt "{size}"; what it enlarges is the edited picture.')
-        if side != 4 * 2**n:
-            raise Wrong(f"{name} got a picture of {side} pixels; give it the result before it.")
-
-
 EXERCISES = (
     Exercise(
         id="06.resize_map",
@@ -201,18 +136,5 @@ EXERCISES = (
         ),
         reference=move_rows,
         test=_test_move,
-    ),
-    Exercise(
-        id="06.cascade",
-        title="An edit in a cascade",
-        signature="f(base, upscalers, source, target) -> picture; base(source, target) edits, "
-        "upscaler(picture, prompt) enlarges",
-        hints=(
-            "The edit happens in the base stage only. The others just enlarge what they get.",
-            "picture = base(source, target); then for each stage: picture = stage(picture, "
-            "target).",
-        ),
-        reference=cascade,
-        test=_test_cascade,
     ),
 )

@@ -9,6 +9,7 @@ no algorithm: what it draws was computed elsewhere.
 from p2p_lab.figures._style import CMAP, Drawn, LabFigure, alt_text, picture_html, to_png
 from p2p_lab.figures.animation import frame_changes, show_frames, to_gif
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
+from p2p_lab.figures.guidance import show_guidance
 from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
 from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
 from p2p_lab.figures.plans import show_alignment, show_plan
@@ -28,6 +29,7 @@ __all__ = [
     "show_drift",
     "show_edit",
     "show_frames",
+    "show_guidance",
     "show_losses",
     "show_map",
     "show_maps",

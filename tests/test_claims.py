@@ -1,0 +1,57 @@
+"""Laws of what the lessons claim: each comparison follows from a number that is printed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import claims
+
+CLAIMS = claims.read_claims()
+
+
+def lesson(text: str, said: str = "The second is larger.") -> Any:
+    cell = new_code_cell("c = 1", outputs=[new_output("stream", name="stdout", text=text)])
+    return new_notebook(cells=[new_markdown_cell(said), cell])
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.lesson}-{claim.says[:40]}")
+def test_every_claim_of_a_lesson_follows_from_its_printed_numbers(claim: claims.Claim) -> None:
+    notebook = nbformat.read(claims.LESSONS / f"{claim.lesson}.ipynb", as_version=4)
+    assert claims.fault_of(claim, notebook) == ""
+
+
+def test_every_lesson_has_claims() -> None:
+    assert {claim.lesson for claim in CLAIMS} == {p.stem for p in claims.LESSONS.glob("*.ipynb")}
+
+
+def test_a_claim_fails_when_its_numbers_turn_its_sentence_goes_or_its_cell_goes() -> None:
+    claim = claims.Claim("x", "second is larger", "c = 1", "n('b', 1) > n('a', 2)")
+    assert claims.fault_of(claim, lesson("a 1.0 of 2\nb 3 dB\n")) == ""
+    assert "but not" in claims.fault_of(claim, lesson("a 1.0 of 4\nb 3 dB\n"))
+    assert "no number 2" in claims.fault_of(claim, lesson("a 1.0\nb 3 dB\n"))
+    assert "does not say" in claims.fault_of(claim, lesson("a 1 2\nb 3\n", "The first."))
+    other = claims.Claim("x", "second is larger", "d = 1", "n('b') > 0")
+    assert "0 code cells" in claims.fault_of(other, lesson("a 1 2\nb 3\n"))
+
+
+def test_a_minus_sign_is_read_in_either_form() -> None:
+    text = "c = −4: -0.5 dB"
+    n = claims.reader(text)
+    assert (n("c ="), n("c =", 2)) == (-4, -0.5)
+    assert claims.reader_before(text)(" dB") == -0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("SEED = 3", "SEED = 9"),
+        ("SEED, SEEDS, STEPS = 1, [1, 4, 5], 12", "SEED, SEEDS, STEPS = 9, [1, 4, 5], 12"),
+        ("A = 1\nSTEPS, SEED = (2, 3), 3", "A = 1\nSTEPS, SEED = (2, 3), 9"),
+    ],
+)
+def test_another_seed_takes_the_place_of_the_lessons_own(source: str, right: str) -> None:
+    assert claims.reseeded(source, 9) == right
