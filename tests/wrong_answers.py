@@ -410,6 +410,6 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda a, b, P: torch.cat([a[..., : len(P)] @ P.T, b[..., len(P) :]], -1), "turned round"),
         (lambda a, b, P: torch.cat([a[..., : len(P)], b[..., len(P) :]], -1), "not used"),
         (lambda a, b, P: _rows_of_one(right("08.hybrid")(a, b, P)), "renormalised"),
-        (lambda a, b, P: b[..., : len(P)].copy_(a[..., : len(P)] @ P) is None or b, "a copy"),
+        (lambda a, b, P: b[..., : len(P)].copy_(a[..., : len(P)] @ P) is None or b, "in place"),
     ],
 }

@@ -89,14 +89,9 @@ def _test_hybrid(answer: Callable[..., Any]) -> str:
         )
         mapper = torch.eye(words)[:, torch.randperm(words, generator=_numbers(seed))]
         mapper[:, -1] = 1 / words  # a word that is fed by several
-        before = [x.clone() for x in (source, target, mapper)]
         got = tensor(
             call(answer, source, target, mapper), tuple(target.shape), "(heads, pixels, L + I)"
         )
-        if not all(
-            torch.equal(x, y) for x, y in zip((source, target, mapper), before, strict=True)
-        ):
-            raise Wrong("It changed what it was given: write in a copy.")
         right = hybrid(source, target, mapper)
         mistakes = _hybrid_mistakes(source, target, mapper)
         others = {say: value for say, value in mistakes.items() if not close(value, right)}

@@ -60,7 +60,9 @@ def touched(plan: EditPlan, sites: Mapping[str, Place]) -> str:
     cross = text if any(plan.edits_cross(step) for step in range(plan.steps)) else []
     near = [site for site in image if site.size[0] * site.size[1] <= plan.self_pixels]
     injected = near if plan.self_steps else []
-    return f"  text layers changed: {_grids(cross, text)}\n  image layers: {_grids(injected, image)}"
+    return (
+        f"  text layers changed: {_grids(cross, text)}\n  image layers: {_grids(injected, image)}"
+    )
 
 
 def _grids(touched: Sequence[Place], all_: Sequence[Place]) -> str:
