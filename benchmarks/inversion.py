@@ -40,7 +40,6 @@ from benchmarks.records import append_rows, read_rows
 from p2p_lab.edits import LocalBlend, Replace
 from p2p_lab.figures import show_cost, to_png
 from p2p_lab.inversion import METHODS, NullText, invert, null_text_memory, to_tensor
-from p2p_lab.inversion.null_text_memory import _Living
 from p2p_lab.judge import JudgeError, load_judge
 from p2p_lab.judge.verdict import Wanted
 from p2p_lab.metrics import (
@@ -51,6 +50,7 @@ from p2p_lab.metrics import (
     structure_distance,
 )
 from p2p_lab.models import Denoiser, load
+from p2p_lab.models.living import Living
 from p2p_lab.sampling import edit, generate
 from p2p_lab.scenes import WORLDS, Scene, caption, render, sample_scene
 from p2p_lab.scenes.splits import INVERSION
@@ -192,7 +192,7 @@ def found(judge: Any, picture: torch.Tensor, case: Case) -> float | None:
 
 def peak_bytes(model: Denoiser, case: Case, method: Any, options: Any) -> int:
     """Tell the most bytes of tensors that were alive at once during an inversion."""
-    with _Living() as living:
+    with Living() as living:
         invert(model, case.picture, case.text, method=method, **options)
     return living.peak
 

@@ -34,7 +34,9 @@ from p2p_lab import (
 from p2p_lab.attention import find_sites
 from p2p_lab.inversion import NullText, to_tensor
 from p2p_lab.models import ModelError
+from p2p_lab.models.living import Living
 from p2p_lab.sampling import Run, apply_plan, make_schedule, predict_clean
+from p2p_lab.sampling.peak_memory import peak_memory
 from p2p_lab.sampling.schedules import Ddim
 from p2p_lab.sampling.tape_budget import tape_size
 from p2p_lab.tokens import align_tokens, align_words
@@ -460,3 +462,24 @@ def test_the_memory_of_large_models_is_computed_from_their_shapes_alone() -> Non
     *_, tape, _, weights, on_device, on_host = columns
     assert on_device == weights + tape and weights < on_host < weights + tape / 50
     assert bench["tape"](sites, 50, 77) < bench["HALF"] * 50 * bench["maps"](sites, 77) / 10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_peak_of_each_action_is_computed_as_it_is_measured(family: str, opened: Any) -> None:
+    """On the meta device and on this one, where every tensor that is alive is counted."""
+    model = opened(family, torch.float32)
+    size = (model.defaults.height, model.defaults.width)
+    peak = peak_memory(model, steps=2)
+    rows = 2 if model.defaults.guidance_scale > 1 else 1
+    shape, text = model.latent_shape(size), model.encode_prompt(model.prompt(CAT), size)
+    latents, time = torch.randn(rows, *shape), torch.tensor(500)
+    with torch.no_grad(), Living() as living:
+        model.predict(latents, time, text.expand(rows))
+    assert peak.generate == pytest.approx(latents.nbytes + living.peak, rel=0.25)
+    with Living() as living:
+        model.decode(latents[:1])
+    assert peak.decode == pytest.approx(living.peak, rel=0.25)
+    assert peak.generate < peak.record and peak.edit < peak.joint_edit
+    run = generate(model, CAT, seed=1, steps=2)
+    assert run.tape is not None and peak.tape == pytest.approx(run.tape.nbytes, rel=0.6)
+    assert "generate" in str(peak) and "MiB" in str(peak)

@@ -680,7 +680,7 @@ def test_the_memory_of_null_text_on_stable_diffusion_is_worked_out() -> None:
 
 
 def test_the_count_of_memory_is_that_of_the_tensors_autograd_keeps() -> None:
-    from p2p_lab.inversion.null_text_memory import _Living
+    from p2p_lab.models.living import Living
 
     kept: dict[int, int] = {}
     net = torch.nn.Sequential(*[torch.nn.Linear(64, 64), torch.nn.GELU()] * 4)
@@ -694,7 +694,7 @@ def test_the_count_of_memory_is_that_of_the_tensors_autograd_keeps() -> None:
         return tensor
 
     given = torch.randn(32, 64, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), _Living() as living:
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), Living() as living:
         output = net(given)
     assert living.now == sum(kept.values()) + output.nbytes
 

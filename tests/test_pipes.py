@@ -166,3 +166,40 @@ def test_a_textual_inversion_in_a_models_place_is_called_one(
     for given in (tmp_path / "toy.safetensors", folder):
         with pytest.raises(ModelError, match=r"is a textual inversion.*load_textual_inversion"):
             load(given, "cpu")
+
+
+@pytest.mark.parametrize("how", ["enable_tiling", "enable_slicing"])
+def test_tiling_and_slicing_of_the_autoencoder_stay_in_force(how: str, opened: Any) -> None:
+    pipe, folder = opened("sd1")
+    getattr(pipe.vae, how)()
+    z = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    theirs = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+    mine = load(pipe).decode(z)
+    assert torch.equal(mine, theirs.clamp(0, 1))
+    assert torch.allclose(mine, folder.decode(z), atol=1e-6) == (how == "enable_slicing")
+
+
+def test_where_memory_does_not_suffice_pictures_are_decoded_one_by_one_or_in_tiles(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = opened("sd1")
+    decode, z = model.vae.decoder.forward, torch.randn(2, 4, 32, 32)
+    usual = model.decode(z)
+    most = [32 * 32]
+
+    def small(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if x.shape[0] * x.shape[2] * x.shape[3] > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(x, *rest)
+
+    monkeypatch.setattr(model.vae.decoder, "forward", small)
+    assert torch.allclose(model.decode(z), usual, atol=1e-6)
+    most[0] = 16 * 16
+    with pytest.warns(UserWarning, match="decoded in tiles"):
+        tiled = model.decode(z)
+    assert tiled.shape == usual.shape and not model.vae.use_tiling
+    assert (tiled - usual).abs().mean() < 0.05
+    most[0] = 1
+    with pytest.warns(UserWarning, match="tiles"), pytest.raises(torch.OutOfMemoryError):
+        model.decode(z)
+    assert not model.vae.use_tiling

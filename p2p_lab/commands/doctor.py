@@ -154,7 +154,8 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> float:
 
 def models(name: str | None, device: str | None) -> Iterator[tuple[str, Any] | str]:
     """Yield the bundled models and whether the chosen one is whole and works."""
-    from p2p_lab.models import list_models, load
+    from p2p_lab.models import DeepFloydUpscaler, list_models, load
+    from p2p_lab.sampling.peak_memory import peak_memory
 
     yield "bundled models", ", ".join(list_models()) or "none"
     started = time.perf_counter()
@@ -167,6 +168,8 @@ def models(name: str | None, device: str | None) -> Iterator[tuple[str, Any] | s
     count = sum(p.numel() for part in parts if part is not None for p in part.parameters())
     yield "model", f"{model.name}, {count / 1e6:.1f} M parameters, {model.dtype}, {model.device}"
     yield "checksum", _checksum(model)
+    if not isinstance(model, DeepFloydUpscaler):  # it needs a picture before it can be asked
+        yield "peak memory", str(peak_memory(model))
     yield "loaded in", f"{time.perf_counter() - started:.1f} s"
     yield from engine(model)
 

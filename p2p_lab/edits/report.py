@@ -65,10 +65,10 @@ def touched(plan: EditPlan, sites: Mapping[str, Place]) -> str:
     )
 
 
-def _grids(touched: Sequence[Place], all_: Sequence[Place]) -> str:
-    sizes = sorted({site.size for site in touched})
+def _grids(some: Sequence[Place], every: Sequence[Place]) -> str:
+    sizes = sorted({site.size for site in some})
     named = f" ({', '.join(f'{h}×{w}' for h, w in sizes)})" if sizes else ""
-    return f"{len(touched) or 'none'} of {len(all_)}{named}"
+    return f"{len(some) or 'none'} of {len(every)}{named}"
 
 
 def table(plan: EditPlan) -> str:

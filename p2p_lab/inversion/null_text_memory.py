@@ -9,18 +9,15 @@ and one number a query). Not counted: what cuDNN takes for work and what CUDA it
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from p2p_lab.models.living import Fused, Living
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 SD15_OTHER_PARAMETERS = 123_060_480 + 83_653_863  # text encoder and autoencoder
@@ -82,8 +79,8 @@ def null_text_memory(
         time = torch.empty((), dtype=torch.long)
     if recompute:
         unet.enable_gradient_checkpointing(_recompute_fused)
-    with _Living() as living:
-        with _Fused():
+    with Living() as living:
+        with Fused():
             prediction = unet(
                 latents, time, encoder_hidden_states=embed.to(dtype), return_dict=False
             )[0]
@@ -98,60 +95,7 @@ def _recompute_fused(module: Any, *args: Any) -> Any:
     """Checkpoint a block as diffusers does, with the attention's stand-in when it is run again."""
 
     def run(*inputs: Any) -> Any:
-        with _Fused():
+        with Fused():
             return module(*inputs)
 
     return checkpoint(run, *args, use_reentrant=False)
-
-
-class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Add up the tensors that are alive, and remember the largest sum."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.sizes: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        inputs = {t.untyped_storage()._cdata for t in args if isinstance(t, Tensor)}
-        tree_map_only(Tensor, lambda t: self._see(t, inputs), output)
-        return output
-
-    def _see(self, tensor: Tensor, inputs: set[int]) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.sizes or key in inputs:  # a view, or written in place
-            return
-        self.sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)
-
-
-class _Fused(TorchFunctionMode):
-    """Replace attention by a stand-in that keeps what the fused kernels keep."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return _FusedAttention.apply(*args[:3])  # type: ignore[no-untyped-call]
-        return func(*args, **(kwargs or {}))
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Make the shapes of a fused attention kernel, forward and back."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty_like(query)
-        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, sums)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, _, _ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from p2p_lab.models.decoding import decode_sparing
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
 from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.parts import Parts
@@ -175,12 +176,13 @@ class StableDiffusion:
         stored: torch.dtype = self.vae.dtype
         dtype = torch.float32 if upcast and stored == torch.float16 else stored
         output = run(x, dtype)
-        enough = dtype.itemsize >= 4 or bool(torch.isfinite(output).all())
-        return output if enough else run(x, torch.float32)
+        if dtype.itemsize >= 4 or output.is_meta:  # there are no numbers on the meta device
+            return output
+        return output if bool(torch.isfinite(output).all()) else run(x, torch.float32)
 
     def _decode_in(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         with _as_dtype(self.vae, dtype):
-            images: Tensor = self.vae.decode(z.to(dtype), return_dict=False)[0]
+            images = decode_sparing(self.vae, z.to(dtype))
         return images if images.dtype == torch.float64 else images.float()
 
     def _encode_in(self, x: Tensor, dtype: torch.dtype) -> Tensor:
