@@ -82,6 +82,9 @@ from p2p_lab.widgets import (
     AttentionExplorer as AttentionExplorer,
     EditPanel as EditPanel,
     InversionPanel as InversionPanel,
+    StepPanel as StepPanel,
+    guess as guess,
+    guesses as guesses,
 )
 from p2p_lab.scenes import (
     Scene as Scene,

@@ -155,6 +155,10 @@ def run_all(page: Any) -> None:
     from playwright.sync_api import TimeoutError as TooLate
 
     for _ in range(5):  # a click before the kernel is there does nothing
+        dialog = page.locator(".jp-Dialog button.jp-mod-accept")
+        if dialog.count():  # a loaded machine is asked whether it is still there
+            print(page.locator(".jp-Dialog").first.inner_text())
+            dialog.first.click()
         page.click(".lm-MenuBar-item:has-text('Run')")
         page.click(".lm-Menu-item:has-text('Run All Cells')")
         try:

@@ -56,6 +56,7 @@ CORE_7 = {
 }
 TRAITS_7 = {
     *("accept", "button_style", "continuous_update", "description", "disabled", "icon", "indent"),
+    "interval",
     *("layout", "max", "min", "multiple", "options", "orientation", "placeholder", "readout"),
     *("readout_format", "rows", "step", "style", "tooltip", "value"),
 }

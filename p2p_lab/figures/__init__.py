@@ -11,7 +11,7 @@ from p2p_lab.figures.animation import frame_changes, show_frames, to_gif
 from p2p_lab.figures.edits import show_edit, show_pictures, show_sweep
 from p2p_lab.figures.guidance import show_guidance
 from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
-from p2p_lab.figures.maps import overlay, show_map, show_maps, upsample
+from p2p_lab.figures.maps import overlay, show_map, show_maps, show_row, upsample
 from p2p_lab.figures.plans import show_alignment, show_plan
 from p2p_lab.figures.runs import show_blend, show_trajectory
 
@@ -35,6 +35,7 @@ __all__ = [
     "show_maps",
     "show_pictures",
     "show_plan",
+    "show_row",
     "show_sweep",
     "show_trajectory",
     "to_gif",

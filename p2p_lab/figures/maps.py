@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from p2p_lab.figures._style import (
@@ -24,6 +25,7 @@ from p2p_lab.figures._style import (
     LabFigure,
     axes_or_new,
     describe,
+    new_figure,
     panels,
     say,
     show_picture,
@@ -199,3 +201,54 @@ def _where(heat: Floats) -> str:
     down = ("top", "middle", "bottom")[int(3 * row // heat.shape[0])]
     across = ("left", "centre", "right")[int(3 * column // heat.shape[1])]
     return f"{down} {across}"
+
+
+def show_row(run: Any, place: tuple[int, int], **choice: Any) -> LabFigure:
+    """Draw a row of M: how one place of the picture shares its attention among all words.
+
+    A heatmap is a column of M, one word and all places; this is one place and all words, special
+    tokens and padding too. The bars sum to 1.
+
+    Args:
+        run: a `Run` that recorded its maps.
+        place: row and column of the maps.
+        choice: site, step, head and which, as `AttentionStore.maps` takes them.
+
+    Raises:
+        ValueError: when nothing was recorded, or there is no such place.
+    """
+    maps = _collect_all(run, choice)
+    height, width = next(iter(maps.values())).shape
+    row, column = place
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"There is no place {place!r}: the maps are {height}×{width}.")
+    shares = {word: float(heat[row, column]) for word, heat in maps.items()}
+    figure = new_figure(7.0, max(2.6, 0.6 + 0.22 * len(shares)))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.6])
+    show_picture(left, run, f"row {row + 1}, column {column + 1} of {height}×{width}")
+    pixels = run.size[0] / height, run.size[1] / width
+    corner = (column * pixels[1] - 0.5, row * pixels[0] - 0.5)
+    left.add_patch(Rectangle(corner, pixels[1], pixels[0], fill=False, ec="white", lw=1.5))
+    bars = right.barh(range(len(shares)), list(shares.values()), color="#3e4989")
+    right.bar_label(bars, [f"{share:.1%}" for share in shares.values()], fontsize=SMALL, padding=2)
+    right.set_yticks(range(len(shares)), labels=list(shares), fontsize=SMALL)
+    right.invert_yaxis()
+    right.margins(x=0.15)
+    right.tick_params(labelsize=SMALL)
+    right.set_xlabel("share of this place's attention", fontsize=SMALL)
+    most = sorted(shares, key=lambda word: -shares[word])[:3]
+    listed = ", ".join(f'"{word}" {shares[word]:.1%}' for word in most)
+    describe(figure, f"Attention of one place, row {row + 1}, column {column + 1}: {listed} most.")
+    return figure
+
+
+def _collect_all(run: Any, choice: Mapping[str, Any]) -> dict[str, Floats]:
+    """Return the maps of all words, special tokens and padding by name."""
+    if getattr(run, "attention", None) is None:
+        raise ValueError(
+            "This run recorded no attention, so there is no row to draw. Generate it with "
+            'record="store" or record="tape".'
+        )
+    names = {"<|startoftext|>": "‹start›", "<|endoftext|>": "‹end›", "padding": "‹padding›"}
+    maps = run.attention.maps(special=True, **choice)
+    return {names.get(word, word): _heat(heat) for word, heat in maps.items()}

@@ -41,6 +41,9 @@ class WordMap(anywidget.AnyWidget):
         look: "light" lights the picture, "heat" paints the map over it.
         shared: whether all maps share one scale, the loudest word's.
         pinned: the word that stays when nothing is hovered, −1 for none.
+        row_labels, row_maps: words, special tokens and padding, and the maps of all of them, 16
+            bits a cell, 65535 for a share of 1: what one place looks at.
+        asked: the place whose row is shown, row · columns + column, −1 for none.
     """
 
     _esm = _file("word_map.js")
@@ -57,6 +60,9 @@ class WordMap(anywidget.AnyWidget):
     look = traitlets.Unicode("light").tag(sync=True)
     shared = traitlets.Bool(False).tag(sync=True)
     pinned = traitlets.Int(-1).tag(sync=True)
+    row_labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    row_maps = traitlets.Bytes().tag(sync=True)
+    asked = traitlets.Int(-1).tag(sync=True)
 
 
 class Stage(anywidget.AnyWidget):
@@ -123,6 +129,15 @@ class Grid(anywidget.AnyWidget):
     rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
     columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     links: Any = traitlets.List().tag(sync=True)
+
+
+class GuessButtons(anywidget.AnyWidget):
+    """Show the answers of a question as buttons; `chosen` is −1 until one is pressed."""
+
+    _esm = _file("guess.js")
+    _css = _file("guess.css")
+    options = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    chosen = traitlets.Int(-1).tag(sync=True)
 
 
 class CodeBox(anywidget.AnyWidget):

@@ -42,10 +42,12 @@ def swapped(source: Prompt, target: Prompt) -> tuple[list[str], list[str]]:
 
 def words_of(model: Denoiser, text: str) -> list[tuple[str, str, int]]:
     """Return label, word and occurrence of each word that can have a fader."""
-    return [
-        (f"{word} ({n + 1})" if n else word, word, n)
-        for _, word, n in fader_words(model.prompt(text))
-    ]
+    return words_of_prompt(model.prompt(text))
+
+
+def words_of_prompt(prompt: Prompt) -> list[tuple[str, str, int]]:
+    """Return label, word and occurrence of each word of a tokenized prompt."""
+    return [(f"{word} ({n + 1})" if n else word, word, n) for _, word, n in fader_words(prompt)]
 
 
 def numbers_of(recipe: Recipe) -> set[float]:

@@ -18,10 +18,10 @@ from p2p_lab.widgets.browser import Compare, Stage
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.edit_fields import NOTHING
 from p2p_lab.widgets.recipe import Recipe
+from p2p_lab.widgets.step_panel import StepPanel
 
-WINDOWS, LOCAL, MOVE, ALIGNMENT, COMPARE = (
-    *("Windows", "Local edit", "Move", "Alignment", "Compare"),
-)
+WINDOWS, LOCAL, MOVE = "Windows", "Local edit", "Move"
+ALIGNMENT, COMPARE, STEPS = "Alignment", "Compare", "Step by step"
 
 
 class EditTools:
@@ -33,10 +33,12 @@ class EditTools:
     Attributes:
         boxes: the boxes by name.
         compare: any two of the pictures with a line between them.
+        steps: the edit step by step, None before it is opened.
     """
 
     def __init__(self, controls: EditControls) -> None:
         self._controls = controls
+        self.steps: StepPanel | None = None
         self.compare = Compare(right=1)
         self.tool = widgets.ToggleButtons(
             options=[("see the mask", "mask"), ("paint one", "paint")],
@@ -48,7 +50,7 @@ class EditTools:
         if any(controls.mask_stage.painted):
             self.tool.value = "paint"
         self.found_button = style.button(
-            "Own alignment again", "Take the links that were found", icon="undo"
+            "Reset alignment", "Take the links that were found", icon="undo"
         )
         self.found_button.on_click(lambda _: controls.take_found_links())
         fields = controls.fields
@@ -72,6 +74,7 @@ class EditTools:
                 controls.grid,
             ),
             COMPARE: style.column(self.compare),
+            STEPS: style.column(),
         }
 
     def update(
@@ -94,6 +97,8 @@ class EditTools:
             self._controls.show_alignment(recipe, source.prompt, edited.prompt)
         if COMPARE in opened:
             self._show_pair({"source": source, "edit": edited, **more})
+        if STEPS in opened:
+            self._show_steps(edited)
 
     def _show_mask(self, edited: Run) -> None:
         """Show where the local edit acts; without one there is nothing to be seen yet."""
@@ -120,6 +125,13 @@ class EditTools:
             stage.region = b"" if region is None else _cells(region, stage)
             stage.alt = f"Source: {source.prompt.text}."
             stage.picture = style.data_url(source.image)
+
+    def _show_steps(self, edited: Run) -> None:
+        if self.steps is None:
+            self.steps = StepPanel(edited)
+            self.boxes[STEPS].children = (self.steps.box,)
+        elif self.steps.run is not edited:
+            self.steps.set_run(edited)
 
     def _show_pair(self, runs: dict[str, Run]) -> None:
         pair = self.compare

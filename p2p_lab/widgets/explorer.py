@@ -6,13 +6,15 @@ The maps of one step, site and head are sent to the browser once; hovering blend
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
+from PIL.Image import Image
 
 from p2p_lab.attention import AttentionStore
 from p2p_lab.figures import LabFigure, show_maps
-from p2p_lab.sampling import Run
+from p2p_lab.sampling import Run, maps_at, pictures_at
 from p2p_lab.widgets import style
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.views import MapView, WordView, self_view, tables, word_view
@@ -57,13 +59,15 @@ class AttentionExplorer(Panel):
     def _controls(self) -> None:
         store = self.store
         taped = store.tape is not None
+        source = self.run.source
+        stepped = taped or (source is not None and source.tape is not None)
         kinds = [("words", "cross")] + ([("places", "self")] if self._self_sites() else [])
         self.fields: dict[str, Any] = {
             "kind": _choice("Look at", kinds),
             "site": _dropdown("Site", self._sites("cross")),
             "step": widgets.IntSlider(
                 value=0, min=0, max=self.run.steps, description="Step", readout=False,
-                continuous_update=False, disabled=not taped, style={"description_width": "3.5em"},
+                continuous_update=False, disabled=not stepped, style={"description_width": "3.5em"},
                 layout=widgets.Layout(flex="1 1 9em", width="auto"),
             ),
             "head": _dropdown("Head", [("mean of all", -1)], disabled=not taped),
@@ -114,14 +118,38 @@ class AttentionExplorer(Panel):
         index = self._shown.pinned
         return self.view.labels[index] if 0 <= index < len(self.view.labels) else ""
 
+    def ask(self, row: int, column: int) -> dict[str, float]:
+        """Show which words a place of the maps looks at, and return their shares: a row of M.
+
+        Raises:
+            ValueError: the maps are those of places, or have no such place.
+        """
+        rows = self.view.rows
+        if rows is None or not (0 <= row < rows.shape[1] and 0 <= column < rows.shape[2]):
+            shape = self.view.maps.shape[1:]
+            raise ValueError(
+                f"There is no row of words at ({row}, {column}); the maps are {shape}."
+            )
+        self._shown.ask(row * rows.shape[2] + column)
+        shares = rows[:, row, column]
+        return dict(zip(self.view.row_labels, map(float, shares), strict=True))
+
     def refresh(self) -> None:
         """Look up the maps that the controls ask for, and send them."""
         step = self.fields["step"].value
         self._step_read.value = f"{step} of {self.run.steps}" if step else "mean of all steps"
         with self.handling():
             self.view = self._look_up()
+            self._shown.show_picture(self._picture(step))
             self._shown.show(self.view)
             self.say("")
+
+    def _picture(self, step: int) -> Image:
+        """Return the picture that the maps belong to: at a step, what the step takes z_t for."""
+        if not step or self.run.model is None:
+            return self.run.image
+        pixels = pictures_at(self.run, step - 1)[1]
+        return replace(self.run, pixels=pixels.float().clamp(0, 1)).image
 
     def _look_up(self) -> MapView:
         value = {name: field.value for name, field in self.fields.items()}
@@ -130,10 +158,10 @@ class AttentionExplorer(Panel):
         if value["kind"] == "self":
             return self_view(self.store, value["site"], step=step, head=head)
         which = value["which"] if self.store.originals else "edited"
-        return word_view(
-            self.store, self.truth,
-            site=value["site"] or None, step=step, head=head, which=which,
-        )  # fmt: skip
+        site = value["site"] or None
+        if step is not None and head is None:  # an edit has no tape, and yet its steps
+            return word_view(maps_at(self.run, step), self.truth, site=site, which=which)
+        return word_view(self.store, self.truth, site=site, step=step, head=head, which=which)
 
     def _changed_kind(self, change: Any) -> None:
         kind = self.fields["kind"].value

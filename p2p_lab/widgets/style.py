@@ -149,7 +149,13 @@ def status_html(message: str, *, error: bool = False) -> str:
 
 
 def figure_html(
-    image: Image.Image | None, alt: str, caption: str, note: str = "", *, old: bool = False
+    image: Image.Image | None,
+    alt: str,
+    caption: str,
+    note: str = "",
+    *,
+    old: bool = False,
+    lit: bool = False,
 ) -> str:
     """Return a picture with alternative text and caption; without a picture, an empty frame.
 
@@ -159,13 +165,15 @@ def figure_html(
         caption: the line below it.
         note: a second, quieter line: the numbers.
         old: pale, because a newer one is being made.
+        lit: framed, because it is the one that counts.
     """
     below = f"<figcaption>{_text(caption)}<br><span>{_text(note) or '&nbsp;'}</span></figcaption>"
     if image is None:
         return (
             f'<figure class="p2p-figure"><div class="p2p-empty">{_text(alt)}</div>{below}</figure>'
         )
-    pale = ' class="p2p-old"' if old else ""
+    kinds = " ".join(["p2p-old"] * old + ["p2p-lit"] * lit)
+    pale = f' class="{kinds}"' if kinds else ""
     return (
         f'<figure class="p2p-figure"><img{pale} alt="{_text(alt)}" src="{data_url(image)}" '
         f'style="--p2p-ratio:{image.width}/{image.height}">{below}</figure>'

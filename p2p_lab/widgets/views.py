@@ -28,12 +28,16 @@ class MapView:
         maps: (N, h, w).
         notes: a line of numbers for each map.
         truths: the true mask (H, W) of each word, or None.
+        row_labels: words, special tokens and padding.
+        rows: the maps of all of these, (L', h, w): their values at a place sum to 1.
     """
 
     labels: tuple[str, ...]
     maps: Maps
     notes: tuple[str, ...]
     truths: tuple[Any, ...]
+    row_labels: tuple[str, ...] = ()
+    rows: Maps | None = None
 
     @property
     def peaks(self) -> list[float]:
@@ -59,7 +63,16 @@ def word_view(store: AttentionStore, truth: Mapping[str, Any], **choice: Any) ->
     maps = np.stack([one.detach().cpu().float().numpy() for one in found.values()])
     truths = tuple(truth.get(word, truth.get(word.split(" (")[0])) for word in found)
     notes = tuple(numbers(one, mask) for one, mask in zip(maps, truths, strict=True))
-    return MapView(tuple(found), maps, notes, truths)
+    everything = store.maps(special=True, **choice)
+    rows = np.stack([one.detach().cpu().float().numpy() for one in everything.values()])
+    return MapView(tuple(found), maps, notes, truths, tuple(map(_plain, everything)), rows)
+
+
+def _plain(label: str) -> str:
+    """Name the special tokens by what they are."""
+    return {"<|startoftext|>": "‹start›", "<|endoftext|>": "‹end›", "padding": "‹padding›"}.get(
+        label, label
+    )
 
 
 def self_view(store: AttentionStore, site: str, **choice: Any) -> MapView:
@@ -102,9 +115,20 @@ class WordView:
             self.widget.rows, self.widget.columns = view.maps.shape[1:]
             self.widget.maps, self.widget.peaks = view.to_bytes(), view.peaks
             self.widget.notes = list(view.notes)
+            rows = np.zeros(0) if view.rows is None else view.rows
+            self.widget.row_labels = list(view.row_labels)
+            self.widget.row_maps = (65535 * rows.clip(0, 1)).round().astype("<u2").tobytes()
             self.widget.outlines = [outline_url(mask, self._size) for mask in view.truths]
             if self.widget.pinned >= len(view.maps):
                 self.widget.pinned = -1
+
+    def show_picture(self, picture: Image.Image) -> None:
+        """Light another picture by the maps."""
+        self.widget.picture = style.data_url(picture)
+
+    def ask(self, place: int) -> None:
+        """Show which words a place looks at; −1 for none."""
+        self.widget.asked = place
 
     def look(self, look: str, *, shared: bool) -> None:
         """Choose how maps are painted, and whether they share one scale."""

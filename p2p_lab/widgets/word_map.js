@@ -54,7 +54,11 @@ function render({ model, el }) {
   const zero = document.createElement("span");
   zero.textContent = "0";
   scale.append(zero, bar, top);
-  side.append(words, read, scale);
+  const bars = document.createElement("div");
+  bars.className = "p2p-bars";
+  bars.setAttribute("role", "list");
+  bars.setAttribute("aria-live", "polite");
+  side.append(words, read, scale, bars);
   root.append(stage, side);
   el.append(root);
 
@@ -63,6 +67,7 @@ function render({ model, el }) {
   let hovered = -1;
   const positions = () => model.get("labels").length === 0;
   const shown = () => (hovered >= 0 ? hovered : model.get("pinned"));
+  const asked = () => (positions() ? -1 : model.get("asked"));
 
   function loadPicture() {
     const picture = new Image();
@@ -98,7 +103,9 @@ function render({ model, el }) {
       context.putImageData(blend(cells, rows, columns, gain), 0, 0);
       if (positions()) mark(index, rows, columns);
     }
+    if (asked() >= 0) mark(asked(), model.get("rows"), model.get("columns"));
     describe(index, count);
+    drawBars();
   }
 
   function blend(cells, rows, columns, gain) {
@@ -134,6 +141,42 @@ function render({ model, el }) {
       width, height);
   }
 
+  // The row of M of one place: how it shares its attention among all words, and the padding.
+  function drawBars() {
+    const cell = asked();
+    const labels = model.get("row_labels");
+    const cells = model.get("rows") * model.get("columns");
+    bars.style.display = cell >= 0 && labels.length ? "grid" : "none";
+    if (cell < 0) return bars.replaceChildren();
+    const bytes = bytesOf(model.get("row_maps"));
+    const shares = labels.map((_, i) => {
+      const at = 2 * (i * cells + cell);
+      return (bytes[at] + 256 * bytes[at + 1]) / 65535;
+    });
+    const most = Math.max(...shares, 1e-9);
+    bars.replaceChildren(...labels.map((label, i) => {
+      const line = document.createElement("div");
+      line.setAttribute("role", "listitem");
+      line.setAttribute("aria-label", `${label} ${(100 * shares[i]).toFixed(1)} percent`);
+      const name = document.createElement("span");
+      name.textContent = label;
+      const bar = document.createElement("i");
+      bar.style.width = `${(100 * shares[i]) / most}%`;
+      const track = document.createElement("b");
+      track.append(bar);
+      const number = document.createElement("span");
+      number.textContent = `${(100 * shares[i]).toFixed(1)} %`;
+      line.append(name, track, number);
+      return line;
+    }));
+  }
+
+  function ask(cell) {
+    model.set("asked", cell);
+    model.save_changes();
+    draw();
+  }
+
   function describe(index, count) {
     const labels = model.get("labels");
     const any = index >= 0 && index < count;
@@ -153,8 +196,8 @@ function render({ model, el }) {
       read.textContent = positions()
         ? "Point at a place in the picture to see where it looks, or move it by the arrow keys. " +
           "Click or Enter keeps it."
-        : "Point at a word, or reach it with Tab, to see where the picture looks for it. " +
-          "Click keeps it.";
+        : "Point at a word, or reach it with Tab, to see where the picture looks for it; click " +
+          "keeps it. Click a place in the picture to see which words it looks at.";
     }
     scale.style.visibility = any ? "visible" : "hidden";
     bar.style.background = model.get("look") === "heat"
@@ -193,7 +236,7 @@ function render({ model, el }) {
       return button;
     }));
     words.style.display = positions() ? "none" : "flex";
-    canvas.tabIndex = positions() ? 0 : -1;
+    canvas.tabIndex = 0;
     hovered = -1;
   }
 
@@ -208,9 +251,11 @@ function render({ model, el }) {
   function move(event) {
     const step = STEPS[event.key];
     const keeps = event.key === "Enter" || event.key === " ";
-    if (!positions() || !(step || keeps)) return;
+    const leaves = event.key === "Escape" && asked() >= 0;
+    if (!(step || keeps || leaves)) return;
     event.preventDefault();
     event.stopPropagation();
+    if (!positions()) return leaves ? ask(-1) : askBeside(step ?? [0, 0]);
     if (keeps) {
       if (shown() >= 0) pin(shown());
       return;
@@ -223,9 +268,21 @@ function render({ model, el }) {
     hover(row * columns + column);
   }
 
+  function askBeside(step) { // the middle at first, then one place further
+    const [rows, columns] = [model.get("rows"), model.get("columns")];
+    const now = asked();
+    const middle = Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+    const row = Math.min(Math.max(Math.floor(now / columns) + step[0], 0), rows - 1);
+    const column = Math.min(Math.max((now % columns) + step[1], 0), columns - 1);
+    ask(now < 0 ? middle : row * columns + column);
+  }
+
   canvas.addEventListener("mousemove", (event) => positions() && hover(cellAt(event)));
   canvas.addEventListener("mouseleave", () => positions() && hover(-1));
-  canvas.addEventListener("click", (event) => positions() && pin(cellAt(event)));
+  canvas.addEventListener("click", (event) => {
+    if (positions()) pin(cellAt(event));
+    else ask(cellAt(event) === asked() ? -1 : cellAt(event));
+  });
   canvas.addEventListener("keydown", move);
   canvas.addEventListener("blur", () => positions() && hover(-1));
 
@@ -235,6 +292,7 @@ function render({ model, el }) {
     "change:picture": loadPicture, "change:maps": later, "change:labels": later,
     "change:peaks": later, "change:notes": later, "change:outlines": later,
     "change:look": draw, "change:shared": draw, "change:pinned": draw,
+    "change:asked": draw, "change:row_maps": later,
   };
   for (const [name, handler] of Object.entries(handlers)) model.on(name, handler);
   loadWords();
