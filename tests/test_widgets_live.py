@@ -229,3 +229,19 @@ def test_the_plain_re_prompt_of_a_measured_picture_starts_from_its_noise(
     assert torch.equal(plain.trajectory.latents[0], measured.trajectory.latents[0])
     same_text = Recipe(SOURCE, SOURCE, None).reprompt(measured)
     assert torch.equal(same_text.trajectory.latents[0], measured.trajectory.latents[0])
+
+
+def test_drafts_take_bounded_memory_and_slow_ones_are_not_drawn_ahead(
+    live: EditPanel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_lab.widgets.drafts.KEPT_BYTES", 4 * 3 * run.size[0] * run.size[1])
+    drafts = Drafts()
+    recipes = [live.recipe.with_(scales=(("dog", 0, 1.0 + i / 10),)) for i in range(6)]
+    for recipe in recipes:
+        drafts.draw(recipe, run)
+    assert [drafts.find(recipe, run) is not None for recipe in recipes] == [False] * 2 + [True] * 4
+    monkeypatch.setattr("p2p_lab.widgets.drafts.QUICK_SECONDS", 0.0)  # now all of them are slow
+    from_browser(live.faders["dog"], value=1.5)
+    assert live.wait(60) and live.wait(60, ahead=True)
+    stops = live.controls.stops("fader dog")
+    assert sum(live._drafts.find(recipe, live.run) is not None for recipe in stops) == 1

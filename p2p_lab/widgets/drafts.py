@@ -7,6 +7,7 @@ nothing again.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -19,13 +20,19 @@ from p2p_lab.sampling.editing import model_of
 from p2p_lab.widgets.recipe import Recipe
 
 DRAFT_STEPS = 5  # the bundled model edits as well in 5 steps as in 20
-MOST_DRAFTS = 800  # some 10 kB each
+KEPT_BYTES = 48 * 2**20  # of drafts: thousands of small pictures, some dozen large ones
+QUICK_SECONDS = 1.0  # a draft that takes longer is drawn only when it is asked for
 
 
 class Drafts:
-    """Draw drafts of the edits of one source, and keep them."""
+    """Draw drafts of the edits of one source, and keep them.
+
+    Attributes:
+        seconds: how long the quickest took, for a machine may be busy; None before the first.
+    """
 
     def __init__(self) -> None:
+        self.seconds: float | None = None
         self._of: Run | None = None
         self._source: Run | None = None
         self._kept: OrderedDict[Recipe, Image] = OrderedDict()
@@ -56,10 +63,23 @@ class Drafts:
         """
         source, wanted = self.source(run, cancel), draft_recipe(recipe)
         if wanted not in self._kept:
-            self._kept[wanted] = wanted.apply(source, record="none", cancel=cancel).image
-            if len(self._kept) > MOST_DRAFTS:
-                self._kept.popitem(last=False)
+            begun = time.monotonic()
+            image = wanted.apply(source, record="none", cancel=cancel).image
+            took = time.monotonic() - begun
+            self.seconds = took if self.seconds is None else min(took, self.seconds)
+            self._keep(wanted, image)
         return self._kept[wanted]
+
+    @property
+    def quick(self) -> bool:
+        """Return whether drafts come so quickly that they can be drawn ahead."""
+        return self.seconds is None or self.seconds < QUICK_SECONDS
+
+    def _keep(self, recipe: Recipe, image: Image) -> None:
+        self._kept[recipe] = image
+        most = max(1, KEPT_BYTES // (3 * image.width * image.height))
+        while len(self._kept) > most:  # the oldest go first
+            self._kept.popitem(last=False)
 
 
 def draft_source(run: Run, cancel: Any = None) -> Run:

@@ -277,7 +277,7 @@ class EditPanel(Panel):
             self._paint_reprompt()
             self._fill_tools()
         for recipe in self.controls.stops(moved) if self.run.steps > DRAFT_STEPS else ():
-            if token.is_set():
+            if token.is_set() or not self._drafts.quick:
                 return
             self._drafts.draw(recipe, self.run, token)
             time.sleep(PAUSE_SECONDS)
