@@ -29,6 +29,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -260,10 +261,13 @@ def port_note(subject: Subject, options: argparse.Namespace) -> str:
     )
 
 
+_COUNT = count(1)
+
+
 def _second_edit(taped: Any) -> Any:
     """Turn a fader of an edit that was made before; its scale counts from the first step on."""
-    taped.cache["n"] = taped.cache.get("n", 0) + 1
-    return edit(taped, TARGET, [*SWAP, Reweight("beach", 1 + 0.01 * taped.cache["n"])])
+    scale = 1 + 0.01 * next(_COUNT)
+    return edit(taped, TARGET, [*SWAP, Reweight("beach", scale)])
 
 
 def _generators(count: int) -> list[torch.Generator]:

@@ -35,7 +35,7 @@ from p2p_lab.inversion import invert
 from p2p_lab.judge import load_judge
 from p2p_lab.metrics import mask_iou
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling import Run, animate, apply_plan, edit, generate
+from p2p_lab.sampling import EditCache, Run, animate, apply_plan, edit, generate
 from p2p_lab.sampling.animating import frame_plan, keyframe_plans
 from p2p_lab.sampling.move_masks import encode_target
 from p2p_lab.scenes import parse, render
@@ -201,7 +201,7 @@ def test_a_saved_move_is_read_and_edited_again_to_the_same_bits(
 
 
 def test_replay_from_tape_equals_the_joint_run_when_an_object_moves(cat: Run) -> None:
-    joint = replace(cat, tape=None, cache={})
+    joint = replace(cat, tape=None, cache=EditCache())
     lists: list[list[Edit]] = [[RIGHT], [RIGHT, LocalBlend("cat")]]
     lists.append([Replace(), RIGHT, LocalBlend("cat", "dog")])
     for edits in lists:
@@ -301,7 +301,7 @@ def test_a_move_of_a_missing_word_or_twice_is_refused_before_sampling(cat: Run) 
 
 
 def test_a_source_without_maps_can_only_be_moved_by_a_mask(cat: Run) -> None:
-    blind = replace(cat, attention=None, cache={})
+    blind = replace(cat, attention=None, cache=EditCache())
     with pytest.raises(ValueError, match="mask="):
         edit(blind, CAT, [RIGHT])
     mask = torch.zeros(16, 16)

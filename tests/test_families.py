@@ -35,7 +35,7 @@ from p2p_lab.attention import find_sites
 from p2p_lab.inversion import NullText, to_tensor
 from p2p_lab.models import ModelError
 from p2p_lab.models.living import Living
-from p2p_lab.sampling import Run, apply_plan, make_schedule, predict_clean
+from p2p_lab.sampling import EditCache, Run, apply_plan, make_schedule, predict_clean
 from p2p_lab.sampling.peak_memory import peak_memory
 from p2p_lab.sampling.schedules import Ddim
 from p2p_lab.sampling.tape_budget import tape_size
@@ -207,7 +207,10 @@ def test_outside_the_mask_the_latents_stay_those_of_the_source(family: str, sour
 @pytest.mark.parametrize("name", list(EDITS))
 def test_an_edit_from_the_tape_equals_the_joint_run(family: str, name: str, source: Any) -> None:
     run, (text, edits) = source(family), EDITS[name]
-    cached, joint = edit(run, text, edits), edit(replace(run, tape=None, cache={}), text, edits)
+    cached, joint = (
+        edit(run, text, edits),
+        edit(replace(run, tape=None, cache=EditCache()), text, edits),
+    )
     plain = edit(run, text, [Refine((0, 0), (0, 0))])
     assert cached.pixels.isfinite().all()
     assert apart(cached, joint) < 1e-9
@@ -219,7 +222,10 @@ def test_a_joint_softmax_can_take_the_sources_image_queries_and_keys(key: str, s
     """The variant of arXiv 2508.07519: layout by queries and keys, words left to the target."""
     run = source(key)
     form = Replace(cross=(0, 0), self_attention=(0, 1), joint="queries")
-    cached, joint = edit(run, DOG, [form]), edit(replace(run, tape=None, cache={}), DOG, [form])
+    cached, joint = (
+        edit(run, DOG, [form]),
+        edit(replace(run, tape=None, cache=EditCache()), DOG, [form]),
+    )
     assert apart(cached, joint) < 1e-9
     maps = edit(run, DOG, [replace(form, joint="maps")])
     assert apart(cached, maps) > 1e-6 and apart(cached, run) > 1e-6
@@ -317,7 +323,10 @@ def test_a_pinned_picture_comes_back_exactly_and_can_be_edited(
 
 def assert_editable(run: Run) -> None:
     """The edit takes effect, and from the tape it is what it is beside its source."""
-    cached, joint = edit(run, DOG, [SWAP]), edit(replace(run, tape=None, cache={}), DOG, [SWAP])
+    cached, joint = (
+        edit(run, DOG, [SWAP]),
+        edit(replace(run, tape=None, cache=EditCache()), DOG, [SWAP]),
+    )
     assert apart(cached, joint) < 1e-9
     assert apart(cached, run) > 1e-6
 

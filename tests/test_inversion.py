@@ -41,7 +41,7 @@ from p2p_lab.inversion import (
 )
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Conditioning, StableDiffusion, load
-from p2p_lab.sampling import Cancelled, Run, ddim_step, edit, predict_clean
+from p2p_lab.sampling import Cancelled, EditCache, Run, ddim_step, edit, predict_clean
 from p2p_lab.scenes import render, sample_scene
 
 STEPS, SIDE = 3, 32
@@ -415,7 +415,7 @@ def test_every_inversion_takes_every_edit_from_its_tape_as_beside_it(
     run, (text, edits) = inverted[method], EDITS[kind]
     assert run.tape is not None
     taped = edit(run, text, edits)
-    joint = edit(replace(run, tape=None, cache={}), text, edits)
+    joint = edit(replace(run, tape=None, cache=EditCache()), text, edits)
     assert (taped.trajectory.latents - joint.trajectory.latents).abs().max() < 1e-9
     assert (taped.pixels - run.pixels).abs().max() > 1e-4
 

@@ -23,6 +23,7 @@ from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, compile_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling import (
     Cancelled,
+    EditCache,
     Run,
     Trajectory,
     apply_plan,
@@ -258,7 +259,7 @@ def test_a_blend_has_a_mask_for_every_step_also_for_steps_that_were_not_run(
     """Masks are read by step number: skipped steps let the edit act everywhere, as does no mask."""
     source = generate(sd, CAT, seed=3, steps=STEPS)
     path = replace(source.trajectory, start=start)  # as after an inversion that skips steps
-    source = replace(source, trajectory=path, cache={})
+    source = replace(source, trajectory=path, cache=EditCache())
     own = torch.zeros(16, 16)
     own[:, 8:] = 1
     edit(source, DOG, (*SWAP, LocalBlend(mask=own, start=0.6)))
@@ -309,7 +310,7 @@ def test_only_the_newest_edits_are_remembered(sd: Denoiser) -> None:
     source = generate(sd, CAT, seed=3, steps=1)
     for scale in (1.0, 2.0, 3.0):
         edit(source, CAT, [Reweight("cat", scale)])
-    assert len(source.cache["edits"]) == 2
+    assert len(source.cache.entries) == 2
 
 
 def test_several_seeds_are_edited_in_one_batch_as_one_by_one(sd: Denoiser) -> None:
@@ -840,3 +841,18 @@ def test_no_edit_of_any_two_prompts_crashes_or_gives_nan(sd: Denoiser, data: st.
     joint = edit(without_tape(source), two, edits)
     assert torch.isfinite(run.pixels).all()
     assert near(run.pixels, joint.pixels, 1e-6)
+
+
+def test_a_run_owns_its_tape_and_its_maps_read_that_one(sd: Denoiser) -> None:
+    """Also after the tape was taken away or another one was set; an edit's source is the run."""
+    run = generate(sd, CAT, seed=3, steps=3)
+    assert run.attention is not None and run.attention.tape is run.tape is not None
+    bare = replace(run, tape=None)
+    assert bare.attention is not None and bare.attention.tape is None
+    with pytest.raises(ValueError, match="kept no single steps"):
+        bare.map("cat", step=0)
+    first = edit(run, DOG, SWAP, record="store")
+    second = edit(first, CAT, SWAP)
+    assert second.source is first and first.tape is None
+    assert first.cache.tape is not None
+    assert near(second.pixels, edit(first, CAT, SWAP, reuse=False).pixels)

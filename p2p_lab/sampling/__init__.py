@@ -19,12 +19,13 @@ from p2p_lab.sampling.inspecting import (
     word_step,
 )
 from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
-from p2p_lab.sampling.runs import Run, Trajectory, noise_of
+from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
 
 __all__ = [
     "Cancelled",
+    "EditCache",
     "Run",
     "GuidedConditioning",
     "Trajectory",

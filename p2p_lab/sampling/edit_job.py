@@ -28,7 +28,7 @@ from p2p_lab.sampling.loop import (
     denoise,
 )
 from p2p_lab.sampling.move_masks import encode_target, resolve_move_masks
-from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.runs import EditCache, Run
 from p2p_lab.sampling.settings import Record, Settings
 from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
@@ -222,9 +222,8 @@ class EditJob:
         """Start where this plan parts from the earlier edit that shares most steps with it."""
         settings, source = self.settings, self.sources[0]
         start = source.trajectory.start
-        entries: list[EditCacheEntry] = source.cache.get("edits", [])
         best, steps = None, start
-        for entry in entries:
+        for entry in source.cache.entries:
             shared = entry.shared(self.plan, settings.guidance_scale, settings.record)
             if shared > steps:
                 best, steps = entry, shared
@@ -240,7 +239,7 @@ class EditJob:
             return
         settings, cache = self.settings, self.sources[0].cache
         entry = EditCacheEntry(self.plan, settings.guidance_scale, settings.record, history, states)
-        cache["edits"] = [entry, *cache.get("edits", [])][:CACHED_EDITS]
+        cache.entries = [entry, *cache.entries][:CACHED_EDITS]
 
     def _tapes_to_write(self) -> list[AttentionTape]:
         if self.settings.record != "tape":
@@ -280,7 +279,7 @@ class EditJob:
                 source=source,
                 masks=torch.stack([mask[b] for mask in masks]) if masks else None,
                 note=note,
-                cache={},
+                cache=EditCache(),
             )
             for b, source in enumerate(self.sources)
         ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, overload
 
 from p2p_lab.attention import AttentionTape, Site, find_sites
@@ -138,7 +137,6 @@ def apply_plan(
         )
     _check_alike(sources)
     with model.lock:
-        sources = [_with_tape_if_edited(source) for source in sources]
         settings = Settings.of(
             model, first.steps, guidance_scale, first.size, record, first.sampler
         )
@@ -231,19 +229,19 @@ def _batches(
     return batches.values()
 
 
-def _with_tape_if_edited(source: Run) -> Run:
-    """Return the source; if it is an edit without tape, its own edit is run again to get one.
+def _tape_of(source: Run) -> AttentionTape | None:
+    """Return the source's tape; an edit without one is run again for it, once.
 
     Its attention was made by a plan from another run, so it cannot simply run beside the target.
     """
     if source.plan is None or source.tape is not None:
-        return source
+        return source.tape
     if source.source is None:
         raise ValueError(
             "This run is an edit, and neither its tape nor its own source is at hand. Edit with "
             "record='tape' before saving, or save the run with its source."
         )
-    if "taped" not in source.cache:
+    if source.cache.tape is None:
         again = apply_plan(
             [source.source], source.plan, guidance_scale=source.guidance_scale, record="tape"
         )[0]
@@ -252,9 +250,8 @@ def _with_tape_if_edited(source: Run) -> Run:
                 "Editing an edit needs its tape, which does not fit in memory. Put both changes in "
                 "one edit of the first picture, or take fewer steps."
             )
-        source.cache["taped"] = again
-    taped: Run = source.cache["taped"]
-    return replace(source, tape=taped.tape)
+        source.cache.tape = again.tape
+    return source.cache.tape
 
 
 def _usable_tape(
@@ -265,7 +262,7 @@ def _usable_tape(
     Raises:
         ValueError: If the tape was made by another model or with other steps.
     """
-    tape = source.tape
+    tape = _tape_of(source)
     if tape is None:
         return None
     if tape.model != model.name or any(sites.get(n) != s for n, s in tape.sites.items()):

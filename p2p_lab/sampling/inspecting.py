@@ -7,7 +7,6 @@ of an edit's steps are differences of the running sums that its source keeps.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -140,7 +139,7 @@ def _steps_of(run: Run) -> EditCacheEntry:
     for again in (False, True):
         if again:
             apply_plan([run.source], run.plan, guidance_scale=run.guidance_scale)
-        kept = cast(list[EditCacheEntry], run.source.cache.get("edits", []))
+        kept = run.source.cache.entries
         for entry in kept:
             same = entry.guidance_scale == run.guidance_scale and entry.record != "none"
             if same and entry.plan == run.plan:

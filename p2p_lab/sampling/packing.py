@@ -167,7 +167,7 @@ def _unpack_one(saved: SavedRun, tensors: Tensors, prefix: str) -> Run:
     tape = None if saved.tape is None else _unpack_tape(saved.tape, tensors, prefix)
     store = None
     if saved.attention is not None:
-        store = _unpack_store(saved.attention, tensors, prefix, tape)
+        store = _unpack_store(saved.attention, tensors, prefix)
     steps = len(latents) - 1
     trajectory = Trajectory(
         latents,
@@ -209,15 +209,13 @@ def _pack_store(store: AttentionStore, parcel: Parcel, prefix: str) -> SavedStor
     return SavedStore(store.prompt, tuple(store.sites.values()), store.preferred)
 
 
-def _unpack_store(
-    saved: SavedStore, tensors: Tensors, prefix: str, tape: AttentionTape | None
-) -> AttentionStore:
+def _unpack_store(saved: SavedStore, tensors: Tensors, prefix: str) -> AttentionStore:
     sites = _sites(saved.sites)
     groups = {group: _under(tensors, f"{prefix}{group}/") for group in _MAPS}
     for name in {name for maps in groups.values() for name in maps}:
         if name not in sites:
             raise DamagedError(f"its maps name the site {name!r}, which it does not list")
-    return AttentionStore(saved.prompt, sites, tape=tape, preferred=saved.preferred, **groups)
+    return AttentionStore(saved.prompt, sites, tape=None, preferred=saved.preferred, **groups)
 
 
 def _pack_tape(tape: AttentionTape, parcel: Parcel, prefix: str) -> SavedTape:

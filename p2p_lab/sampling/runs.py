@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
@@ -28,6 +28,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from p2p_lab.models import Denoiser
+    from p2p_lab.sampling.edit_job import EditCacheEntry
+
+
+@dataclass(eq=False)
+class EditCache:
+    """What edits of a run leave for later ones.
+
+    Attributes:
+        entries: Steps of the newest edits.
+        tape: Of a run that kept none itself and was edited all the same.
+    """
+
+    entries: list[EditCacheEntry] = field(default_factory=list)
+    tape: AttentionTape | None = None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.entries, self.tape = [], None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +94,7 @@ class Run:
         model: The denoiser; None for a run loaded without one.
         model_name: Its name.
         made_by: Digest of its weights, if the run was read from a file (`models.identity`).
-        cache: Steps of earlier edits of this run that later ones may share.
+        cache: What earlier edits of this run leave for later ones.
     """
 
     prompt: Prompt
@@ -95,7 +113,12 @@ class Run:
     model: Denoiser | None = field(default=None, repr=False)
     model_name: str = ""
     made_by: str = field(default="", repr=False)
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    cache: EditCache = field(default_factory=EditCache, repr=False)
+
+    def __post_init__(self) -> None:
+        """Let the maps read this run's tape: there is one, and the run owns it."""
+        if self.attention is not None and self.attention.tape is not self.tape:
+            object.__setattr__(self, "attention", replace(self.attention, tape=self.tape))
 
     @property
     def steps(self) -> int:
