@@ -32,7 +32,7 @@ def run(sd32: Any) -> Run:
     return generate(sd32, SOURCE, seed=3, steps=STEPS)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++", "dpm++2m"])
 def test_the_clean_picture_of_a_step_is_the_one_the_sampler_previewed(
     sd32: Any, sampler: Any
 ) -> None:

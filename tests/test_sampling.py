@@ -108,7 +108,7 @@ def test_a_negative_prompt_and_another_size_are_the_pipelines_own_too(sd32: Deno
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++", "dpm++2m"])
 def test_samplers_take_the_steps_of_diffusers_schedulers(sampler: str, prediction: str) -> None:
     import diffusers
 
@@ -117,15 +117,19 @@ def test_samplers_take_the_steps_of_diffusers_schedulers(sampler: str, predictio
         "ddim": lambda: diffusers.DDIMScheduler.from_config(config),
         "euler": lambda: diffusers.EulerDiscreteScheduler.from_config(config),
         "dpm++": lambda: diffusers.DPMSolverMultistepScheduler.from_config(config, solver_order=1),
+        "dpm++2m": lambda: diffusers.DPMSolverMultistepScheduler.from_config(config),
     }[sampler]()
     theirs.set_timesteps(6)
     ours = make_schedule(config, sampler, 6)  # type: ignore[arg-type]
     x = y = noise_of(1, (1, 4, 8, 8)) * ours.initial_scale
     assert ours.initial_scale == pytest.approx(float(theirs.init_noise_sigma))
+    before: dict[str, Any] = {}
     for step, t in enumerate(theirs.timesteps):
         noise = noise_of(step + 2, x.shape)
         assert torch.allclose(ours.model_input(x, step), theirs.scale_model_input(y, t), atol=1e-6)
-        x = ours.advance(x, noise, step)
+        clean = ours.clean(x, noise, step)
+        x = ours.advance(x, noise, step, **before)
+        before = {"previous": clean} if sampler == "dpm++2m" else {}
         y = theirs.step(noise, t, y).prev_sample
         assert torch.allclose(x, y, rtol=1e-4, atol=1e-4)
 
@@ -856,3 +860,44 @@ def test_a_run_owns_its_tape_and_its_maps_read_that_one(sd: Denoiser) -> None:
     assert second.source is first and first.tape is None
     assert first.cache.tape is not None
     assert near(second.pixels, edit(first, CAT, SWAP, reuse=False).pixels)
+
+
+@pytest.mark.parametrize("steps", [3, 16])
+def test_second_order_steps_are_the_pipelines_own_and_are_edited_as_first_order_ones(
+    steps: int, sd: Denoiser, tmp_path: Path
+) -> None:
+    """Record, an edit from the tape, the joint run, a shared beginning, a saved source."""
+    import diffusers
+
+    settings: Any = {"seed": 4, "steps": steps, "guidance_scale": 3.0, "sampler": "dpm++2m"}
+    run = generate(sd, CAT, **settings)
+    plain = generate(sd, CAT, record="none", **settings)
+    assert torch.equal(run.pixels, plain.pixels)
+    model: Any = sd
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=model.vae,
+        unet=model.module,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(dict(sd.scheduler_config)),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        CAT,
+        latents=noise_of(4, (1, 4, 16, 16)).double(),
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        output_type="latent",
+    ).images[0]
+    assert torch.allclose(run.trajectory.latents[-1], theirs, atol=1e-5)
+    edits = [Replace(cross=(0, 0.75)), LocalBlend("cat", "dog")]
+    taped, joint = edit(run, DOG, edits), edit(plain, DOG, edits)
+    assert torch.allclose(taped.trajectory.latents, joint.trajectory.latents, atol=1e-9)
+    later = [Replace(cross=(0, 1)), LocalBlend("cat", "dog")]
+    shared, fresh = edit(run, DOG, later), edit(run, DOG, later, reuse=False)
+    assert torch.allclose(shared.trajectory.latents, fresh.trajectory.latents, atol=1e-12)
+    again = edit(Run.load(run.save(tmp_path / "run"), sd), DOG, edits)
+    assert torch.equal(again.pixels, taped.pixels)

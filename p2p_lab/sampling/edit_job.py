@@ -5,7 +5,7 @@ Rows are [negatives, targets] with tapes and [negatives, sources, targets] witho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class EditCacheEntry:
         record: With which records.
         latents: Before the first step and after each, (1, C, h, w).
         states: What the controller had recorded after each step.
+        cleans: The clean estimates of the steps, if the sampler is of second order.
     """
 
     plan: EditPlan
@@ -54,6 +55,7 @@ class EditCacheEntry:
     record: Record
     latents: list[Tensor]
     states: list[ControllerState]
+    cleans: list[Tensor]
 
     def shared(self, plan: EditPlan, guidance_scale: float, record: Record) -> int:
         """Tell how many first steps this edit shares with another one.
@@ -80,6 +82,7 @@ class EditJob:
         settings: Steps, guidance, sampler, what to record.
         sites: The denoiser's sites.
         tapes: One a source, or none: then the sources run beside the targets.
+        cleans: The clean estimates of the steps, if the sampler is of second order.
     """
 
     sources: list[Run]
@@ -89,6 +92,7 @@ class EditJob:
     settings: Settings
     sites: dict[str, Site]
     tapes: list[AttentionTape]
+    cleans: list[Tensor] = field(default_factory=list)
 
     @property
     def joint(self) -> bool:
@@ -168,6 +172,7 @@ class EditJob:
             after_step=after_step,
             first=first,
             noise_maps=torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise,
+            cleans=self.cleans,
             callbacks=callbacks,
         )
         return history + [
@@ -231,6 +236,7 @@ class EditJob:
             return self._start()
         states = best.states[: steps - start]
         controller.state = states[-1].copy()
+        self.cleans = best.cleans[: steps - start]
         return steps, best.latents[: steps + 1], list(states)
 
     def _remember(self, history: list[Tensor], states: list[ControllerState]) -> None:
@@ -238,7 +244,9 @@ class EditJob:
         if sum(state.nbytes for state in states) > CACHE_BYTES:
             return
         settings, cache = self.settings, self.sources[0].cache
-        entry = EditCacheEntry(self.plan, settings.guidance_scale, settings.record, history, states)
+        entry = EditCacheEntry(
+            self.plan, settings.guidance_scale, settings.record, history, states, self.cleans
+        )
         cache.entries = [entry, *cache.entries][:CACHED_EDITS]
 
     def _tapes_to_write(self) -> list[AttentionTape]:

@@ -101,7 +101,7 @@ def generate(
         size: Picture size, an int for squares or (height, width); None takes the model's.
         record: "tape" keeps mean maps and what edits need, "store" mean maps, "none" nothing.
             The picture is the same, bit for bit.
-        sampler: "ddim", "euler" or "dpm++" (first order).
+        sampler: "ddim", "euler", "dpm++" (first order) or "dpm++2m" (second).
         latents: First noise (1, C, h, w) or (B, C, h, w) instead of a draw from the seeds, of which
             only the number counts then.
         self_maps: Keep mean self-attention (up to 16×16 positions) without a tape; with a tape it

@@ -15,7 +15,7 @@ from p2p_lab.attention import AttentionStore, RunningMaps, blend_level, blend_si
 from p2p_lab.sampling.edit_job import EditCacheEntry
 from p2p_lab.sampling.editing import apply_plan, model_of
 from p2p_lab.sampling.runs import Run
-from p2p_lab.sampling.schedules import Ddim, make_schedule
+from p2p_lab.sampling.schedules import Ddim, Multistep, make_schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,10 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
 
     A first-order step leads along a line from z_t to ẑ_0, so two latents of the trajectory give it:
     DDIM has z = a ẑ_0 + b ε and z' = a' ẑ_0 + b' ε, hence ẑ_0 = (b' z − b z') / (a b' − a' b);
-    Euler and flows have ẑ_0 = z − σ (z' − z)/(σ' − σ). Where a local blend or an inversion's noise
-    map came after the step, this is the estimate that would have led to what came out.
+    Euler and flows have ẑ_0 = z − σ (z' − z)/(σ' − σ). A step of second order leads to an estimate
+    continued from the step before, which is taken off again, from the first step on. Where a local
+    blend or an inversion's noise map came after the step, this is the estimate that would have led
+    to what came out.
 
     Args:
         run: any run.
@@ -59,12 +61,22 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     schedule = make_schedule(
         model.scheduler_config, run.sampler, run.steps, (now.shape[-2], now.shape[-1])
     )
+    if isinstance(schedule, Multistep):
+        clean = _led_to(schedule, path, 0)
+        for k in range(1, step + 1):
+            clean = schedule.of_one_step(_led_to(schedule, path, k), clean, k)
+        return now, clean
     if isinstance(schedule, Ddim):
-        a, b = _parts(schedule.alpha_bar[step])
-        a_next, b_next = _parts(schedule.alpha_bar_next[step])
-        return now, (b_next * now - b * after) / (a * b_next - a_next * b)
+        return now, _led_to(schedule, path, step)
     sigma, sigma_next = (float(schedule.sigmas[i]) for i in (step, step + 1))  # type: ignore[attr-defined]
     return now, now - sigma * (after - now) / (sigma_next - sigma)
+
+
+def _led_to(schedule: Ddim, path: Tensor, step: int) -> Tensor:
+    """Return the clean latents that a step on this table leads to."""
+    a, b = _parts(schedule.alpha_bar[step])
+    a_next, b_next = _parts(schedule.alpha_bar_next[step])
+    return (b_next * path[step] - b * path[step + 1]) / (a * b_next - a_next * b)
 
 
 def _parts(alpha_bar: Tensor) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p_lab.attention import Controller
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling.schedules import Schedule
+from p2p_lab.sampling.schedules import Multistep, Schedule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,6 +125,7 @@ def denoise(
     after_step: AfterStep,
     first: int = 0,
     noise_maps: Tensor | None = None,
+    cleans: list[Tensor] | None = None,
     callbacks: RunCallbacks = RunCallbacks(),  # noqa: B008 - frozen
 ) -> Iterator[Tensor]:
     """Denoise step by step, and yield the latents after each one.
@@ -138,6 +139,8 @@ def denoise(
         after_step: Given the step and the new latents, returns the latents to go on with.
         first: First step to take.
         noise_maps: Noise added after each step, (T, B, C, h, w), or None.
+        cleans: Clean estimates of the steps before `first`, which a sampler of second order needs;
+            it adds its own.
         callbacks: How to report, and when to stop.
 
     Raises:
@@ -145,13 +148,21 @@ def denoise(
         ValueError: If the latents become NaN or infinite.
     """
     begun = float(latents.abs().max()) / schedule.initial_scale
+    cleans = [] if cleans is None else cleans
     for step in range(first, schedule.steps):
         if callbacks.cancel is not None and callbacks.cancel.is_set():
             raise Cancelled(f"The run was cancelled before step {step} of {schedule.steps}.")
         controller.begin_step(step)
         noise_pred = predict(model, schedule, latents, conditioning, step)
         noise = None if noise_maps is None else noise_maps[step]
-        before, latents = latents, schedule.advance(latents, noise_pred, step, noise=noise)
+        before = latents
+        if isinstance(schedule, Multistep):
+            clean = schedule.clean(latents, noise_pred, step)
+            previous = cleans[-1] if cleans else None
+            latents = schedule.advance(latents, noise_pred, step, noise=noise, previous=previous)
+            cleans.append(clean)
+        else:
+            latents = schedule.advance(latents, noise_pred, step, noise=noise)
         latents = after_step(step, latents)
         check_finite(latents, begun, conditioning, controller, f"after step {step}")
         if callbacks.on_step is not None:

@@ -1,7 +1,8 @@
-"""Tables of times and noise levels: DDIM, Euler and first-order DPM-Solver++.
+"""Tables of times and noise levels: DDIM, Euler and DPM-Solver++ of first and second order.
 
-All three are first order: a step needs the latents before it and nothing else, so a run can be
-taken up at any step. The tables are those of diffusers' schedulers.
+A step of first order needs the latents before it and nothing else, so a run can be taken up at any
+step; one of second order needs the clean estimate of the step before as well. The tables are those
+of diffusers' schedulers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from torch import Tensor
 
 from p2p_lab.models.denoiser import Prediction
 from p2p_lab.sampling.flow import is_flow, make_flow
-from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
+from p2p_lab.sampling.steps import (
+    ddim_step,
+    dynamic_threshold,
+    euler_step,
+    multistep,
+    predict_clean,
+    spacing,
+)
 
-Sampler = Literal["ddim", "euler", "dpm++"]
+_FEW = 15  # steps below which diffusers takes the last one of first order
+Sampler = Literal["ddim", "euler", "dpm++", "dpm++2m"]
 
 
 class Schedule(Protocol):
@@ -106,6 +115,56 @@ class Ddim:
 
 
 @dataclass(frozen=True, eq=False)
+class Multistep(Ddim):
+    """Hold the table of second-order DPM-Solver++ (2M).
+
+    Attributes:
+        settles: Whether the last step is of first order, as where it ends at the clean latents.
+    """
+
+    settles: bool = True
+
+    def advance(
+        self,
+        latents: Tensor,
+        noise_pred: Tensor,
+        step: int,
+        *,
+        noise: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """Take step number `step`; without the `previous` clean estimate one of first order.
+
+        Raises:
+            ValueError: If noise is given: this sampler has no stochastic form here.
+        """
+        if noise is not None:
+            raise ValueError("Noise maps need the DDIM sampler; use sampler='ddim'.")
+        if previous is None or (self.settles and step == self.steps - 1):
+            return super().advance(latents, noise_pred, step)
+        levels = self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
+        wide = torch.promote_types(latents.dtype, torch.float32)
+        clean = self.clean(latents.to(wide), noise_pred.to(wide), step)
+        return multistep(latents.to(wide), clean, previous.to(wide), levels).to(latents.dtype)
+
+    def of_one_step(self, estimate: Tensor, previous: Tensor | None, step: int) -> Tensor:
+        """Return a step's clean estimate, given the one that `advance` continued it to."""
+        if previous is None or (self.settles and step == self.steps - 1):
+            return estimate
+        part = 0.5 / self._ratio(step)
+        return (estimate + part * previous) / (1 + part)
+
+    def _ratio(self, step: int) -> Tensor:
+        levels = self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
+        return spacing(*levels)
+
+    def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
+        """Estimate the clean latents, within the threshold that the model was trained with."""
+        clean = super().clean(latents, noise_pred, step)
+        return clean if self.threshold is None else dynamic_threshold(clean, *self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
 class Euler:
     """Hold the Euler table. Its latents are x = z/√ᾱ, as in diffusers.
 
@@ -160,8 +219,8 @@ def make_schedule(
 
     Args:
         config: The model's scheduler settings.
-        sampler: "ddim", "euler", or "dpm++" (first order). For a flow-matching model the first two
-            are one and the same.
+        sampler: "ddim", "euler", "dpm++" (first order) or "dpm++2m" (second order). For a
+            flow-matching model the first two are one and the same.
         steps: Number of steps T.
         grid: Height and width of the latents; some flow-matching models need it.
 
@@ -177,9 +236,9 @@ def make_schedule(
             "of noise levels that the model was trained on. 20 to 50 are usual."
         )
     if is_flow(config):
-        if sampler == "dpm++":
+        if sampler.startswith("dpm++"):
             raise ValueError(
-                "sampler='dpm++' is for models of noise, and this is a flow-matching model. "
+                f"{sampler=} is for models of noise, and this is a flow-matching model. "
                 "Use 'euler' or 'ddim', which are the same step there."
             )
         return make_flow(config, steps, grid)
@@ -190,7 +249,7 @@ def make_schedule(
         )
     config = {name: value for name, value in config.items() if name != "space"}
     make: dict[str, Callable[[Mapping[str, Any], int], Schedule]]
-    make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}
+    make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm, "dpm++2m": _dpm2}
     try:
         return make[sampler](config, steps)
     except (ValueError, NotImplementedError, ImportError, IndexError) as error:
@@ -247,17 +306,29 @@ def _euler(config: Mapping[str, Any], steps: int) -> Euler:
 
 
 def _dpm(config: Mapping[str, Any], steps: int) -> Ddim:
+    _, table = _dpm_table(config, steps, 1)
+    return Ddim(**table)
+
+
+def _dpm2(config: Mapping[str, Any], steps: int) -> Multistep:
+    found, table = _dpm_table(config, steps, 2)
+    settles = steps < _FEW or found.euler_at_final or found.final_sigmas_type == "zero"
+    return Multistep(**table, settles=settles)
+
+
+def _dpm_table(config: Mapping[str, Any], steps: int, order: int) -> tuple[Any, dict[str, Any]]:
+    """Return diffusers' settings for DPM-Solver++ of an order, and its table."""
     from diffusers import DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler.from_config(
-        dict(config), solver_order=1, algorithm_type="dpmsolver++"
+        dict(config), solver_order=order, solver_type="midpoint", algorithm_type="dpmsolver++"
     )
     scheduler.set_timesteps(steps)
     alpha_bar = 1 / (scheduler.sigmas**2 + 1)
-    return Ddim(
-        timesteps=scheduler.timesteps,
-        alpha_bar=alpha_bar[:-1],
-        alpha_bar_next=alpha_bar[1:],
-        prediction=scheduler.config.prediction_type,
-        threshold=_threshold(scheduler.config),
-    )
+    return scheduler.config, {
+        "timesteps": scheduler.timesteps,
+        "alpha_bar": alpha_bar[:-1],
+        "alpha_bar_next": alpha_bar[1:],
+        "prediction": scheduler.config.prediction_type,
+        "threshold": _threshold(scheduler.config),
+    }

@@ -108,6 +108,41 @@ def dynamic_threshold(clean: Tensor, quantile: float, largest: float) -> Tensor:
     return (wide.clamp(-s, s) / s).to(clean.dtype)
 
 
+def multistep(
+    latents: Tensor, clean: Tensor, previous: Tensor, levels: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Take one step of second-order DPM-Solver++, 2M (Lu et al. 2022, arXiv 2211.01095, alg. 2).
+
+        z' = σ'/σ z − α' (e^{−h} − 1) (ẑ_0 + (ẑ_0 − ẑ_0⁻) / (2 r))
+        λ = ln(α/σ),  h = λ' − λ,  r = (λ − λ⁻)/h,  α = √ᾱ,  σ = √(1 − ᾱ)
+
+    Args:
+        latents: z, (B, C, h, w).
+        clean: ẑ_0 at the present level, same shape.
+        previous: ẑ_0⁻ at the level before, same shape.
+        levels: ᾱ⁻, ᾱ and ᾱ': before, now, and where to go.
+
+    Returns:
+        z', same shape.
+    """
+    _, level, level_next = levels
+    estimate = clean + (clean - previous) / (2 * spacing(*levels))
+    kept = ((1 - level_next) / (1 - level)) ** 0.5
+    h = _half_log_ratio(level_next) - _half_log_ratio(level)
+    return kept * latents - level_next**0.5 * torch.expm1(-h) * estimate
+
+
+def spacing(before: Tensor, now: Tensor, after: Tensor) -> Tensor:
+    """Return r = (λ − λ⁻)/(λ' − λ) of three noise levels ᾱ⁻, ᾱ and ᾱ'."""
+    first, second, third = (_half_log_ratio(level) for level in (before, now, after))
+    return (second - first) / (third - second)
+
+
+def _half_log_ratio(alpha_bar: Tensor) -> Tensor:
+    """Return λ = ln(√ᾱ/√(1 − ᾱ))."""
+    return 0.5 * (alpha_bar / (1 - alpha_bar)).log()
+
+
 def flow_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """Take one Euler step along a flow from noise to picture (Liu et al. 2022, arXiv 2209.03003).
 
