@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import nbformat
@@ -36,6 +37,25 @@ def test_a_claim_fails_when_its_numbers_turn_its_sentence_goes_or_its_cell_goes(
     assert "does not say" in claims.fault_of(claim, lesson("a 1 2\nb 3\n", "The first."))
     other = claims.Claim("x", "second is larger", "d = 1", "n('b') > 0")
     assert "0 code cells" in claims.fault_of(other, lesson("a 1 2\nb 3\n"))
+
+
+def figures_of_the_paper() -> list[tuple[str, ...]]:
+    """Return figure, lesson's file and place of each row of docs/paper.md."""
+    table = (claims.ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    row = r"^\| (\d+) \| .* \| \[\d+b?\]\(\.\./notebooks/(\S+)\) \| (.+) \|$"
+    return re.findall(row, table, re.M)
+
+
+@pytest.mark.parametrize(("figure", "lesson", "place"), figures_of_the_paper())
+def test_each_figure_of_the_paper_has_its_place_in_a_lesson(
+    figure: str, lesson: str, place: str
+) -> None:
+    notebook = nbformat.read(claims.LESSONS / lesson, as_version=4)
+    assert any(place in cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_no_figure_of_the_paper_is_left_out() -> None:
+    assert [figure for figure, _, _ in figures_of_the_paper()] == [str(n) for n in range(1, 13)]
 
 
 def test_a_minus_sign_is_read_in_either_form() -> None:
