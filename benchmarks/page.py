@@ -18,6 +18,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,33 @@ BUDGETS = {
     "memory, MB": "600",
 }
 READY = f"globalThis.p2pPage && {FIELDS}.ready"
-IDLE = f"{FIELDS}.idle && p2pPage.state.fresh('reprompt') && p2pPage.state.fresh('edit')"
+DRAWN = "p2pPage.state.fresh('reprompt') && p2pPage.state.fresh('edit')"
+
+
+def renderers() -> list[psutil.Process]:
+    """Return the browser's processes that run pages."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "--type=renderer" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def processor_seconds() -> float:
+    """Return the processor time that the browser's pages have taken so far."""
+    times = [process.cpu_times() for process in renderers()]
+    return sum(one.user + one.system for one in times)
 
 
 def most_memory(stop: threading.Event, found: list[float]) -> None:
     """Note the most memory that one of the browser's page processes takes, in MB."""
     while not stop.wait(0.2):
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if "--type=renderer" in process.cmdline():
-                    found.append(process.memory_full_info().uss / 1e6)
-            except psutil.Error:
-                continue
+        for process in renderers():
+            with suppress(psutil.Error):
+                found.append(process.memory_full_info().uss / 1e6)
 
 
 def measure(address: str, threads: int, edits: int) -> dict[str, float]:
@@ -63,39 +79,43 @@ def measure(address: str, threads: int, edits: int) -> dict[str, float]:
         page.set_default_timeout(600_000)
         watcher.start()
         start = time.perf_counter()
-        page.goto(f"{address}?threads={threads}")
+        page.goto(f"{address}?threads={threads}&ahead=0")
         page.wait_for_function(READY, polling=20)
         ready = time.perf_counter()
         page.wait_for_function(f"{FIELDS}.shown.source", polling=20)
         first = time.perf_counter()
-        page.wait_for_function(IDLE)
-        drawn, felt = zip(*(one_edit(page, i) for i in range(edits)), strict=True)
+        page.wait_for_function(DRAWN)
+        drawn, felt, work = zip(*(one_edit(page, i) for i in range(edits)), strict=True)
         stop.set()
         watcher.join()
     return {
         "open, s": ready - start,
         "first picture, s": first - ready,
         "edit of 5 steps, s": statistics.median(drawn),
+        "the same, processor s": statistics.median(work),
         "fader to picture, s": statistics.median(felt),
         "memory, MB": max(memory),
     }
 
 
-def one_edit(page: Any, number: int) -> tuple[float, float]:
-    """Return the seconds that the worker took, and those until the page showed the edit."""
+def one_edit(page: Any, number: int) -> tuple[float, float, float]:
+    """Return the seconds that the worker took, those until it was shown, those of the processor."""
     scale = 1.125 + number / 16  # nothing that was drawn ahead
+    page.wait_for_function(f"{FIELDS}.idle")
+    before = processor_seconds()
     took: list[float] = page.evaluate(
         f"""async (scale) => {{
           const word = {FIELDS}.target.words.at(-1);
           const start = performance.now();
-          p2pPage.state.change({{ scales: [[word, 0, scale]] }}, "scale:other:0");
+          p2pPage.state.change({{ scales: [[word, 0, scale]] }});
           while (!p2pPage.state.fresh("edit")) await new Promise((go) => setTimeout(go, 5));
           return [{FIELDS}.shown.edit.seconds, (performance.now() - start) / 1000];
         }}""",
         scale,
     )
-    page.wait_for_function(IDLE)
-    return took[0], took[1]
+    work = processor_seconds() - before
+    page.wait_for_function(DRAWN)
+    return took[0], took[1], work
 
 
 def table(name: str, rows: dict[int, dict[str, float]], wire: int) -> str:
@@ -104,7 +124,8 @@ def table(name: str, rows: dict[int, dict[str, float]], wire: int) -> str:
     head = [f"{n} thread{'s' * (n > 1)}" for n in rows]
     lines = [
         f"Measured by `python benchmarks/page.py`: {name} in Chromium without a graphics card, on "
-        f"{platform.machine()} with {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}.",
+        f"{platform.machine()} with {os.cpu_count()} cores at a load of {os.getloadavg()[0]:.1f}. "
+        "Processor seconds do not grow with what else the machine does; the others do.",
         "",
         f"| | {' | '.join(head)} | budget |",
         f"|---|{'--:|' * len(head)}---|",

@@ -44,8 +44,9 @@ export class Client {
   want() {
     const { recipe, ready, touched } = this.state.fields;
     if (!ready) return;
+    const saves = new URLSearchParams(location.search).get("ahead") === "0";
     this.state.set({ idle: false });
-    this.ask({ kind: "want", recipe, ahead: draftsAhead(recipe, touched, this.state.facts) });
+    this.ask({ kind: "want", recipe, ahead: saves ? [] : draftsAhead(recipe, touched, this.state.facts) });
   }
 
   /** Ask for the pictures of all steps, if they are not here. */
