@@ -105,6 +105,8 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "show_maps": lambda at: figures.show_maps(at.run),
         "show_pictures": lambda at: figures.show_pictures([at.a, at.run], ["one", "two"]),
         "show_plan": lambda at: figures.show_plan(at.plan),
+        "show_guidance": lambda at: figures.show_guidance(at.a, at.b, 3.0),
+        "show_row": lambda at: figures.show_row(at.run, (2, 3)),
         "show_sweep": lambda at: figures.show_sweep([at.a, at.b], [0, 1], name="τ", source=at.a),
         "show_trajectory": lambda at: figures.show_trajectory(at.run),
         "to_gif": lambda at: figures.to_gif([at.run, at.edited]),
@@ -135,6 +137,10 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "InversionPanel": lambda at: repr(
             widgets.InversionPanel(at.model, at.run.image, SOURCE, steps=2, threaded=False)
         ),
+        "StepPanel": lambda at: repr(widgets.StepPanel(at.edited)),
+        "Guess": lambda at: repr(widgets.guess("02.radical", ["one", "two"])),
+        "guess": lambda at: repr(widgets.guess("02.radical", ["one", "two"])),
+        "guesses": lambda at: repr(widgets.guesses("02")),
         "Recipe": lambda at: widgets.Recipe(SOURCE, TARGET, steps=2).apply(at.run),
     },
     "checks": {
@@ -185,6 +191,8 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "ids_that_fit": lambda at: tokens.ids_that_fit(SOURCE, tiny_tokenizer(), 16),
         "no_common_word": lambda at: tokens.no_common_word(*at.prompts),
         "reference_tokens_of": lambda at: tokens.reference_tokens_of(at.prompts[0], "cat"),
+        "align_by_hand": lambda at: tokens.align_by_hand(at.alignment, [(1, 2)]).mapper,
+        "links_of": lambda at: tokens.links_of(at.alignment),
         "word_blocks": lambda at: repr(tokens.word_blocks(*at.prompts)),
     },
 }
