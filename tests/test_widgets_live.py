@@ -113,13 +113,17 @@ def test_a_draft_is_said_to_be_one_and_never_saved_scored_or_copied(
     assert gate.entered.wait(30)
     assert "Draft, 5 of 10 steps" in live.status.value
     assert "dB" not in live._pictures[1].value and "draft of 5 steps" in live._pictures[1].value
-    for one in (live.saver.recipe_button, live.saver.strip_button, live.copy_button):
+    for one in (live.saver.recipe_button, live.saver.strip_button):
         one.click()
         assert "is a draft" in live.status.value and "p2p-error" in live.status.value
     assert live.edited is before and live.frames == frames and live.recipe is recipe
+    live.copy_button.click()
+    assert "comes with the final picture" in live.status.value
     assert list(tmp_path.iterdir()) == [] and live._code.value == ""
     gate.open.set()
     assert live.wait(60) and len(live.frames) == len(frames) + 1
+    assert live._code.value == live.code() and "Reweight('dog', 3)" in live._code.value
+    assert live._code.layout.display == "flex"
     live.saver.strip_button.click()
     assert [one.name for one in tmp_path.iterdir()] == ["edit-strip.png"]
 

@@ -118,7 +118,7 @@ class EditPanel(Panel):
         self.recipe: Recipe = start
         self._source_run = run
         self._drafts = Drafts()
-        self._draft_shown = False
+        self._draft_shown = self._code_waits = False
         self._reprompts: dict[str, Run] = {}
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(3)]
         self.controls = EditControls(self.model, start, fixed=run is not None, changed=self.refresh)
@@ -241,13 +241,11 @@ class EditPanel(Panel):
 
     def _show_draft(self, recipe: Recipe, token: RequestToken) -> None:
         """Show the edit in few steps; one that has begun is shown though the hand moves on."""
-        found = self._drafts.find(recipe, self.run)
-        draft = found or self._drafts.draw(recipe, self.run, token.stopped)
+        draft = self._drafts.draw(recipe, self.run, token.stopped)
         self._draft_shown = True
         self._paint_edit(draft, recipe.target, f"draft of {DRAFT_STEPS} steps")
-        self.say(
-            f"Draft, {DRAFT_STEPS} of {self.run.steps} steps; the final picture comes at rest."
-        )
+        count = f"{DRAFT_STEPS} of {self.run.steps} steps"
+        self.say(f"Draft, {count}; the final picture comes at rest.")
 
     def _make(self, recipe: Recipe, token: RequestToken, *, again: bool) -> None:
         """Make the final picture."""
@@ -283,8 +281,11 @@ class EditPanel(Panel):
             time.sleep(PAUSE_SECONDS)
 
     def _show_code(self) -> None:
+        self._code_waits = self._draft_shown
+        if self._draft_shown:
+            self.say("The code comes with the final picture.")
+            return
         with self.handling():
-            self._final_recipe()
             self._code.value = self.code()
             self._code.copies += 1
             self._code.layout.display = "flex"
@@ -316,6 +317,8 @@ class EditPanel(Panel):
         self._code.layout.display = "none"
         self._fill_tools()
         self.say(f"Final, {self.edited.steps} steps. {why(self.recipe, self.run, self.edited)}")
+        if self._code_waits:
+            self._show_code()
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""
@@ -337,8 +340,8 @@ class EditPanel(Panel):
             f"source, {seed}, {source.steps} steps",
             old=source_too,
         )
-        text = edited.prompt.text
-        self._paint_edit(edited.image, text, f"edit, {numbers(source, edited)}", old=old)
+        note = f"edit, {numbers(source, edited)}"
+        self._paint_edit(edited.image, edited.prompt.text, note, old=old)
         self._paint_reprompt()
 
     def _paint_edit(self, image: Image, text: str, note: str, *, old: bool = False) -> None:
