@@ -14,7 +14,7 @@ import subprocess
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from p2p_lab.edits import (
 from p2p_lab.models import Denoiser, load
 from p2p_lab.models.vocabulary import unknown_words
 from p2p_lab.sampling.runs import noise_of
+from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import AlignmentError, Prompt
 from p2p_lab.tokens.words import normal
 from p2p_lab.widgets.recipe import Recipe, fader_words, listed
@@ -346,10 +347,15 @@ def test_a_recipe_that_cannot_be_is_refused_with_a_sentence(wrong: str) -> None:
 
 
 @needs_node
-def test_a_recipe_that_moves_an_object_is_refused_with_a_sentence(model: Denoiser) -> None:
-    recipe = Recipe("a cat on a beach", "a dog on a beach", moves=(("cat", 0.1, 0.2, 1.0),))
-    (answer,) = ask_node(model, [{"ask": "recipe", "json": recipe.to_json(), "steps": 5}])
-    assert answer["error"].endswith("Open it in EditPanel.")
+def test_a_recipe_that_the_page_cannot_draw_is_refused_with_a_sentence(model: Denoiser) -> None:
+    recipe = Recipe("a cat on a beach", "a dog on a beach")
+    recipes = [recipe.with_(moves=(("cat", 0.1, 0.2, 1.0),))]
+    recipes += [recipe.with_(sampler=one) for one in get_args(Sampler) if one != "ddim"]
+    cases = [{"ask": "recipe", "json": one.to_json(), "steps": 5} for one in recipes]
+    answers = ask_node(model, cases)
+    assert len(answers) > 2
+    for answer in answers:
+        assert answer["error"].endswith("Open it in EditPanel.")
 
 
 @needs_node

@@ -30,6 +30,9 @@ export function makeRecipe(changes = {}) {
 /** The edits that a recipe asks for. @param {Recipe} recipe @param {Prompt} source
  * @param {Prompt} target @returns {Edit[]} */
 export function editsOf(recipe, source, target) {
+  if (recipe.sampler !== "ddim") {
+    throw new InputError(`This recipe samples with ${recipe.sampler}, and the page with ddim. Open it in EditPanel.`);
+  }
   if (recipe.moves.length) {
     throw new InputError("This recipe moves an object, which the page cannot do. Open it in EditPanel.");
   }
@@ -148,7 +151,7 @@ function wrongFields(fields) {
     steps: whole.steps === null || (count(whole.steps) && whole.steps > 0),
     guidance_scale: whole.guidance_scale === null || (isNumber(whole.guidance_scale) && whole.guidance_scale >= 1),
     size: whole.size === null || (Array.isArray(whole.size) && whole.size.length === 2 && whole.size.every(count)),
-    sampler: ["ddim", "euler", "dpm++"].includes(whole.sampler),
+    sampler: typeof whole.sampler === "string",
     joint: ["maps", "queries"].includes(whole.joint),
     mask: Array.isArray(whole.mask) && whole.mask.every((/** @type {any} */ row) =>
       typeof row === "string" && /^[01]*$/.test(row) && row.length === whole.mask[0].length),
