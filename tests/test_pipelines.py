@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_lab.edits import Replace
 from p2p_lab.models import ModelError, load
+from p2p_lab.models.opening import UNSUPPORTED
 from p2p_lab.models.parts import variant_of
 from p2p_lab.models.scheduling import BETAS, noise_settings
 from p2p_lab.sampling import edit, generate, make_schedule, noise_of
@@ -463,3 +464,25 @@ def test_folders_of_every_variant_are_opened_and_draw_what_diffusers_draws(
     model = load(tmp_path, "cpu", dtype)
     near = 1e-5 if dtype == torch.float32 else 3e-2
     assert torch.allclose(ours(model), drawn(again), atol=near)
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_newer_pipelines_are_refused_with_the_reason_before_anything_is_opened(
+    kind: str, folder: Path
+) -> None:
+    assert importable(kind), "diffusers has no such pipeline"
+    change(folder / "model_index.json", _class_name=kind)
+    shutil.rmtree(folder / "unet")
+    with pytest.raises(ModelError, match=f"holds a {kind}, which is not supported: its? .*Support"):
+        load(folder, "cpu")
+    page = Path(__file__).parent.parent / "docs" / "backbones.md"
+    assert UNSUPPORTED[kind] in " ".join(page.read_text(encoding="utf-8").split())
+
+
+def test_an_image_attention_without_softmax_is_what_sana_has() -> None:
+    import inspect
+
+    from diffusers.models.transformers import sana_transformer
+
+    text = inspect.getsource(sana_transformer.SanaTransformerBlock)
+    assert "SanaLinearAttnProcessor2_0" in text

@@ -44,6 +44,21 @@ FAMILIES: dict[str, Callable[[Parts], Denoiser]] = {
 }
 
 
+# Newer pipelines of diffusers, and why they are not among those.
+UNSUPPORTED = {
+    "Flux2KleinPipeline": "its prompt stands inside a chat template, whose words are no words of "
+    "the prompt, and text and image share one softmax as in Flux",
+    "ZImagePipeline": "it pads text and image to multiples of 32 in one stream, so the places of "
+    "the words in its softmax follow from no setting",
+    "QwenImagePipeline": "its prompt stands inside a chat template, of which a part is cut off "
+    "after encoding, so words and attention columns do not match one to one",
+    "SanaPipeline": "its attention among image positions is linear, so there is no softmax that "
+    "an edit could take from the source",
+    "PRXPipeline": "its softmax is laid out as DeepFloyd IF's, but its transformer has attention "
+    "modules of its own, which are not tapped yet",
+}
+
+
 def open_folder(
     folder: Path, device: torch.device, dtype: torch.dtype, name: str | None = None
 ) -> Denoiser:
@@ -80,6 +95,11 @@ def family_of(kind: str, where: str) -> Callable[[Parts], Denoiser]:
     """
     if kind in FAMILIES:
         return FAMILIES[kind]
+    if kind in UNSUPPORTED:
+        raise ModelError(
+            f"{where} holds a {kind}, which is not supported: {UNSUPPORTED[kind]}. Supported are "
+            f"{', '.join(FAMILIES)}."
+        )
     raise ModelError(
         f"{where} holds a {kind or 'pipeline without a class name'}. Supported are "
         f"{', '.join(FAMILIES)}."
