@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import subprocess
 import sys
 import types
@@ -426,3 +427,15 @@ def test_breaking_one_attention_rule_fails_at_least_one_cell_of_every_lesson(
     )
     assert done.returncode == 1, f"{path.name} does not notice:\n{done.stdout[-1500:]}"
     assert "1 failed" in done.stdout
+
+
+def test_pictures_are_taken_out_before_patterns_that_would_take_minutes_on_them() -> None:
+    from nbval.plugin import get_sanitize_patterns
+
+    text = (ROOT / "tests" / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+    patterns = get_sanitize_patterns(text)
+    assert len(patterns) > 3 and "base64" in patterns[0][0]  # the others see no picture
+    shown = f'<img alt="a cat" src="data:image/png;base64,{"iVBOR8+/" * 20_000}">'
+    for pattern, replacement in patterns:
+        shown = re.sub(pattern, replacement, shown)
+    assert shown == '<img alt="a cat" src="PICTURE">'
