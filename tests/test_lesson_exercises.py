@@ -70,7 +70,8 @@ def test_a_lesson_asks_promises_and_helps_with_exactly_its_own_exercises(path: P
     text = "\n".join(cell.source for cell in READ[path])
     promised = READ[path][1].source
     asked = [one[0] for one in found_in(READ[path])]
-    assert asked == [known for known in exercises() if known.startswith(path.stem[:2])]
+    number = path.stem.split("_")[0]
+    assert asked == [known for known in exercises() if known.split(".")[0] == number]
     for one in asked:
         assert f"`{one}`" in promised, f"{one} is not in 'Afterwards you can'"
         assert f'hint("{one}", 1)' in text and "Common mistake" in text
