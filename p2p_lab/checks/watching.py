@@ -24,7 +24,10 @@ from types import CodeType, FrameType
 from typing import Any
 
 _LIBRARIES = ("p2p_lab", "diffusers", "transformers")
-_OURS = tuple(f"p2p_lab.checks.{room}" for room in ("answering", "drivers", "watching", "worlds"))
+_OURS = (
+    *(f"p2p_lab.checks.{room}" for room in ("answering", "drivers", "watching", "worlds")),
+    "p2p_lab.devices",  # wraps functions whose own name is to be told
+)
 _ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
