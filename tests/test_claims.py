@@ -75,3 +75,10 @@ def test_a_minus_sign_is_read_in_either_form() -> None:
 )
 def test_another_seed_takes_the_place_of_the_lessons_own(source: str, right: str) -> None:
     assert claims.reseeded(source, 9) == right
+
+
+def test_a_lesson_without_a_single_seed_is_left_as_it_is() -> None:
+    notebook = lesson("a 1")
+    notebook.cells[1].source = "SEEDS, STEPS = [0, 1], 12"
+    assert not claims.with_seed(notebook, 9)
+    assert notebook.cells[1].source == "SEEDS, STEPS = [0, 1], 12"
