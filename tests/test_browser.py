@@ -125,6 +125,15 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def close_dialog(dialog: Any) -> None:
+    """Accept what a front end asks at any moment, as "Server Connection Error" on a loaded machine.
+
+    The browser's driver calls this whenever a dialog stands before what is to be clicked.
+    """
+    print("Accepted:", dialog.first.inner_text())
+    dialog.first.locator("button.jp-mod-accept").click()
+
+
 def open_notebook(
     browser: Any, lab: str, name: str, *, height: int = 1400
 ) -> tuple[Any, list[str]]:
@@ -133,6 +142,7 @@ def open_notebook(
     context = browser.new_context(viewport={"width": 1280, "height": height})
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
+    page.add_locator_handler(page.locator(".jp-Dialog"), close_dialog)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(f"page: {error}"))
     page.on(
@@ -155,10 +165,6 @@ def run_all(page: Any) -> None:
     from playwright.sync_api import TimeoutError as TooLate
 
     for _ in range(5):  # a click before the kernel is there does nothing
-        dialog = page.locator(".jp-Dialog button.jp-mod-accept")
-        if dialog.count():  # a loaded machine is asked whether it is still there
-            print(page.locator(".jp-Dialog").first.inner_text())
-            dialog.first.click()
         page.click(".lm-MenuBar-item:has-text('Run')")
         page.click(".lm-Menu-item:has-text('Run All Cells')")
         try:
