@@ -47,6 +47,19 @@ from p2p_lab.sampling import (
 from p2p_lab.inversion import (
     invert as invert,
 )
+from p2p_lab.rivals import (
+    RIVALS as RIVALS,
+    Rival as Rival,
+    dds as dds,
+    flow_edit as flow_edit,
+    flow_slider as flow_slider,
+    free_prompt_editing as free_prompt_editing,
+    inf_edit as inf_edit,
+    masa_ctrl as masa_ctrl,
+    plug_and_play as plug_and_play,
+    sdedit as sdedit,
+    self_guidance as self_guidance,
+)
 from p2p_lab.metrics import (
     background_mse as background_mse,
     background_psnr as background_psnr,

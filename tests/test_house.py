@@ -25,6 +25,7 @@ KNOWS = {
     **{leaf: set() for leaf in LEAVES},
     **{leaf: set() for leaf in GROUND},
     "judge": {"scenes", "metrics", "training"},
+    "rivals": {"tokens", "edits", "attention", "models", "sampling", "inversion"},
     "tokens": set(),
     "edits": {"tokens"},
     "models": {"tokens"},
