@@ -78,6 +78,7 @@ bench: setup ## time the engine and score the model, quickly
 	$(BIN)/python benchmarks/speed.py --quick
 	$(BIN)/python benchmarks/model.py --quick
 	$(BIN)/python benchmarks/edits.py --small
+	$(BIN)/python benchmarks/rivals.py --quick
 
 course: setup-dev ## build the course kit into COURSE: problem sets, solutions, zip, guide
 	$(BIN)/python tools/course.py build '$(or $(COURSE),out/course)' --secret '$(SECRET)'

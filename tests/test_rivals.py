@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -13,19 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_lab import Refine, edit, edit_summary, generate, load
+from p2p_lab import LocalBlend, Refine, edit, edit_summary, generate, load
 from p2p_lab.attention import AttentionCall, MapReader, Site, Taking, attached, find_sites
+from p2p_lab.attention.records import resize
 from p2p_lab.attention.taking import late_sites
 from p2p_lab.figures import show_edit
 from p2p_lab.models import Conditioning
 from p2p_lab.rivals import (
     RIVALS,
+    concept_maps,
     dds,
     flow_edit,
     flow_slider,
     free_prompt_editing,
     inf_edit,
     masa_ctrl,
+    masked,
     plug_and_play,
     sdedit,
     self_guidance,
@@ -660,3 +664,92 @@ def test_the_job_draws_other_noise_for_another_number_and_seed(source: Run) -> N
     drawn = [job(0).noise(0), job(0).noise(1), job(1).noise(0)]
     assert all(gap(a, b) > 0.1 for a, b in zip(drawn, drawn[1:] + drawn[:1], strict=True))
     assert torch.equal(job(0).noise(0), drawn[0])
+
+
+# --- a mask for any of them
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_mask_of_words_keeps_the_sources_latents_outside(name: str, source: Run) -> None:
+    run = RIVALS[name].edit(source, DOG, **FASTER.get(name, {}))
+    kept = masked(run, "cat", "dog", threshold=0.9)
+    assert kept.masks is not None
+    mask = kept.masks[-1][None, None]
+    assert 0 < float(mask.mean()) < 1
+    expected = last(source) + mask * (last(run) - last(source))
+    assert torch.equal(last(kept), expected) and kept.source is source
+    everywhere = masked(run, "cat", "dog", threshold=-1.0)
+    assert gap(everywhere.pixels, run.pixels) < 1e-12
+
+
+def test_the_mask_is_that_of_a_local_blend_after_the_last_step(source: Run) -> None:
+    edits = [Refine(cross=(0, 0), self_attention=(0, 0.5)), LocalBlend("cat", "dog", start=0.75)]
+    ours = masked(free_prompt_editing(source, DOG, self_attention=0.5), "cat", "dog")
+    theirs = edit(source, DOG, edits)
+    assert ours.masks is not None and theirs.masks is not None
+    assert torch.equal(ours.masks[-1], theirs.masks[-1])
+
+
+def test_a_mask_without_maps_or_words_is_refused(source: Run) -> None:
+    run = flow_edit(source, DOG)
+    with pytest.raises(ValueError, match="needs a word"):
+        masked(run, "", ())
+    with pytest.raises(AlignmentError):
+        masked(run, "hat", "dog")
+    for one in (source, flow_edit(source, DOG, record="none")):
+        with pytest.raises(ValueError, match="record='store'"):
+            masked(one, "cat", "dog")
+
+
+# --- where a concept is
+
+
+def test_concept_maps_are_outputs_compared_with_values_in_plain_loops(source: Run) -> None:
+    """The outputs come from the tape's maps, the values from the layers' own projections."""
+    model, tape = source.model, source.tape
+    assert tape is not None
+    concepts = ("cat", "polar bear")  # the second is not in the prompt
+    steps, total = table(source), torch.zeros(2, 16, 16)
+    cross = [site for site in tape.sites.values() if site.kind == "cross"]
+    words = model.encode_prompt(source.prompt, source.size).tokens
+    for site, step in itertools.product(cross, range(len(steps.timesteps))):
+        layer = model.module.get_submodule(site.name)
+
+        def values(tokens: Tensor, layer: Any = layer, heads: int = site.heads) -> Tensor:
+            return layer.to_v(tokens)[0].unflatten(-1, (heads, -1))  # (L, heads, d)
+
+        scores = torch.zeros(2, *site.size)
+        for h in range(site.heads):
+            output = tape.probs(step, site)[h] @ values(words)[:, h]  # (pixels, d)
+            for c, concept in enumerate(concepts):
+                prompt = model.prompt(concept)
+                named = values(model.encode_prompt(prompt, source.size).tokens)
+                mean = named[prompt.tokens_of(concept), h].mean(0)
+                scores[c] += (output @ mean).reshape(site.size).float()
+        total += torch.stack([resize(s, (16, 16)) for s in scores.softmax(0)])
+    found = concept_maps(source, concepts)
+    assert list(found) == list(concepts)
+    assert gap(torch.stack(list(found.values())), total / total.sum(0)) < 1e-5
+    assert gap(sum(found.values()), torch.ones(16, 16)) < 1e-5
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_concepts_are_read_on_every_family_with_cross_attention_or_refused(
+    key: str, opened: Callable[[str], Run]
+) -> None:
+    source = opened(key)
+    sites = find_sites(source.model.module, source.trajectory.latents.shape[-2:])
+    if any(site.kind == "cross" for site in sites.values()):
+        found = concept_maps(source, ["cat", "grass", "hat"], size=(8, 8))
+        assert all(m.shape == (8, 8) and bool(torch.isfinite(m).all()) for m in found.values())
+        return
+    calls = count_calls(source)
+    with pytest.raises(ValueError, match="one softmax over words and image"):
+        concept_maps(source, ["cat", "grass"])
+    assert calls() == 0
+
+
+def test_one_concept_has_nothing_to_be_compared_with(source: Run) -> None:
+    for one in ("cat", ["cat"], ["cat", "cat"]):
+        with pytest.raises(ValueError, match="two or more"):
+            concept_maps(source, one)

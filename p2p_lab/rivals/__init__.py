@@ -12,12 +12,14 @@ are written from the papers; where one departs from its paper, its first lines s
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from p2p_lab.rivals.concept_attention import concept_maps
 from p2p_lab.rivals.dds import dds
 from p2p_lab.rivals.flow_edit import flow_edit
 from p2p_lab.rivals.flow_slider import flow_slider
 from p2p_lab.rivals.free_prompt_editing import free_prompt_editing
 from p2p_lab.rivals.inf_edit import inf_edit
 from p2p_lab.rivals.masa_ctrl import masa_ctrl
+from p2p_lab.rivals.masking import masked
 from p2p_lab.rivals.plug_and_play import plug_and_play
 from p2p_lab.rivals.sdedit import sdedit
 from p2p_lab.rivals.self_guidance import self_guidance
@@ -59,12 +61,14 @@ RIVALS = {
 __all__ = [
     "RIVALS",
     "Rival",
+    "concept_maps",
     "dds",
     "flow_edit",
     "flow_slider",
     "free_prompt_editing",
     "inf_edit",
     "masa_ctrl",
+    "masked",
     "plug_and_play",
     "sdedit",
     "self_guidance",

@@ -1,0 +1,121 @@
+"""What came after Prompt-to-Prompt, scored on the same cases with the same judge.
+
+    python benchmarks/rivals.py --quick          a few cases, the settings of the last full run
+    python benchmarks/rivals.py                  goes on where it was; writes docs/rivals.md
+    python benchmarks/rivals.py --report         writes the report of what was measured so far
+
+Cases are those of `benchmarks/edits.py` with other scenes. The tuning half chooses one of equally
+many settings for each method; the reporting half measures those. Each measurement is a line in the
+records folder. One thread, float32 and noise drawn on the CPU: the scores are the same to the digit
+on every machine with the same versions; the seconds are CPU seconds of this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import diffusers
+import torch
+
+import p2p_lab
+from benchmarks.records import Records
+from benchmarks.rivalry.report import markdown, summary
+from benchmarks.rivalry.results import RESULTS, read_results, write_results
+from benchmarks.rivalry.running import Bench, balanced
+from benchmarks.rivalry.settings import choose
+from p2p_lab.judge import load_judge
+from p2p_lab.models import load
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "rivals.md"
+FULL, TUNING, QUICK = 160, 10, 4
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks/rivals.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} cases, nothing written")
+    parser.add_argument("--cases", type=int, help=f"how many to report ({FULL})")
+    parser.add_argument("--tuning", type=int, default=TUNING, help="how many choose settings")
+    parser.add_argument("--seed", type=int, default=40, help="other cases (0 to 299)")
+    parser.add_argument("--model", help="a bundled model's name or a folder; the best installed")
+    parser.add_argument("--records", type=Path, help="folder to go on with (out/rivals-MODEL)")
+    parser.add_argument("--report", action="store_true", help="measure nothing more")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    options = parser.parse_args(arguments)
+    options.cases = options.cases or (QUICK if options.quick else FULL)
+    return options
+
+
+def about_of(options: argparse.Namespace, model: Any, judge: Any) -> dict[str, Any]:
+    """Return what a measurement depends on beside its case."""
+    return {
+        "seed": options.seed,
+        "model": model.name,
+        "judge": judge.card.get("name", ""),
+        "steps": model.defaults.steps,
+        "guidance": model.defaults.guidance_scale,
+        "p2p_lab": p2p_lab.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
+    """Measure what is missing; return what it depends on, and all rows."""
+    torch.set_num_threads(1)
+    model, judge = load(options.model, "cpu"), load_judge()
+    about = about_of(options, model, judge)
+    kind = "quick-" if options.quick else ""
+    folder = options.records or ROOT / "out" / f"rivals-{kind}{Path(about['model']).name}"
+    if options.quick and options.records is None and folder.is_dir():
+        shutil.rmtree(folder)
+    records = Records(folder)
+    records.claim(about)
+    bench = Bench(model, judge, records)
+    if options.report:
+        return about, records.rows()
+    if options.quick:
+        bench.chosen = read_results()["chosen"] if RESULTS.is_file() else choose([])[0]
+    else:
+        bench.run(balanced(options.tuning, judge, seed=options.seed, half="tuning"))
+        bench.chosen = choose(records.rows())[0]
+    bench.run(balanced(options.cases, judge, seed=options.seed, half="reporting"))
+    print(file=sys.stderr)
+    return about, records.rows()
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark; return the object of the last line."""
+    options = parse(arguments)
+    about, rows = measure(options)
+    chosen, tuned = choose(rows)
+    if options.quick and RESULTS.is_file():
+        found = read_results()
+        chosen, tuned = found["chosen"], found["tuned"]
+    results = {"about": about, "chosen": chosen, "tuned": tuned, "rows": rows}
+    text = markdown(results)
+    print(text)
+    if not options.quick:
+        write_results(results)
+        DOCUMENT.write_text(markdown(read_results()), encoding="utf-8")
+    head = summary(results)
+    if options.json or options.quick:
+        print(json.dumps(head))
+    return head
+
+
+if __name__ == "__main__":
+    main()
