@@ -43,6 +43,7 @@ from p2p_lab.sampling import (
     ddim_step as ddim_step,
     edit as edit,
     generate as generate,
+    observe as observe,
 )
 from p2p_lab.inversion import (
     invert as invert,
@@ -114,6 +115,7 @@ from p2p_lab.judge import (
 from p2p_lab import training as training  # its names say too little without it
 from p2p_lab.checks import (
     check as check,
+    progress as progress,
 )
 
 __version__: str

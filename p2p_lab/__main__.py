@@ -1,4 +1,4 @@
-"""The command line: `python -m p2p_lab lab | lessons | edit | invert | web | doctor | cache`.
+"""The command line: `p2p_lab lab | lessons | edit | invert | web | showcase | doctor | cache`.
 
 Each command is a file of `p2p_lab.commands` with two functions: `add(parsers)` says its options,
 `run(given)` does it. What goes wrong for a reason that a user can mend is one sentence on stderr
@@ -15,7 +15,7 @@ from importlib import import_module
 
 from p2p_lab import __version__
 
-COMMANDS = ("lab", "lessons", "edit", "invert", "web", "doctor", "cache")
+COMMANDS = ("lab", "lessons", "edit", "invert", "web", "showcase", "doctor", "cache")
 PASSES_ON = ("lab",)  # what it does not know itself goes to JupyterLab
 
 

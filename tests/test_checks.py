@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from p2p_lab import edits, tokens
-from p2p_lab.checks import Feedback, check, exercises, hint, solution
+from p2p_lab.checks import Feedback, asking, check, exercises, hint, progress, solution
 from tests.worlds import tiny_tokenizer
 from tests.wrong_answers import WRONG
 
@@ -22,8 +22,8 @@ IDS = [
         "01.pointing",
         "01.processor",
     ),
-    *("02.mapper", "02.swap", "02.window", "02.unequal"),
-    *("03.alignment", "03.refine", "03.blend"),
+    *("02.mapper", "02.swap", "02.rows", "02.window", "02.unequal"),
+    *("03.refine", "03.blend", "03.alignment"),
     *("04.reweight", "04.compose", "04.negative"),
     *("05.ddim_step", "05.ddim_inverse", "05.null_loss"),
     *("06.resize_map", "06.move_rows"),
@@ -99,11 +99,36 @@ def test_a_shown_solution_runs_in_an_empty_notebook_and_is_right(exercise_id: st
 
 
 @pytest.mark.parametrize("exercise_id", IDS)
-def test_there_are_two_different_hints_and_they_lead_on(exercise_id: str) -> None:
-    first, second = hint(exercise_id), hint(exercise_id, 2)
-    assert first.text != second.text and min(len(first.text), len(second.text)) > 20
-    assert f'hint("{exercise_id}", 2)' in first.next
-    assert f'solution("{exercise_id}")' in second.next
+def test_the_hints_differ_and_each_leads_on_to_the_next_and_the_last_to_the_solution(
+    exercise_id: str,
+) -> None:
+    most = len(exercises()[exercise_id].hints)
+    notes = [hint(exercise_id, n + 1) for n in range(most)]
+    assert most in (2, 3) and len({note.text for note in notes}) == most
+    assert min(len(note.text) for note in notes) > 20
+    for n, note in enumerate(notes[:-1]):
+        assert f'hint("{exercise_id}", {n + 2})' in note.next
+    assert f'solution("{exercise_id}")' in notes[-1].next
+
+
+def test_progress_counts_an_exercise_once_it_is_right_and_names_the_next_one() -> None:
+    asking._solved.clear()
+    first, second = (one for one in exercises().values() if one.id.startswith("00b."))
+    wanted = f"□□ 0 of 2 exercises solved. Next: {first.id}, {first.title} ({first.effort})."
+    assert repr(progress("00b")) == wanted
+    check(first.id, lambda *given: None), check(first.id, lambda clean, *rest: clean)
+    assert repr(progress("00b")) == wanted
+    check(first.id, first.reference), check(first.id, first.reference)
+    assert repr(progress("00b")).startswith(f"■□ 1 of 2 exercises solved. Next: {second.id}, ")
+    check(second.id, second.reference)
+    assert repr(progress("00b")) == "■■ 2 of 2 exercises solved."
+    assert (progress().solved, progress().asked) == (2, len(IDS))
+    asking._solved.clear()
+
+
+def test_progress_of_a_lesson_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="There are: 00, 00b, 01"):
+        progress("99")
 
 
 def test_a_processor_may_be_a_class_too() -> None:

@@ -71,13 +71,20 @@ def test_a_minus_sign_is_read_in_either_form() -> None:
         ("SEED = 3", "SEED = 9"),
         ("SEED, SEEDS, STEPS = 1, [1, 4, 5], 12", "SEED, SEEDS, STEPS = 9, [1, 4, 5], 12"),
         ("A = 1\nSTEPS, SEED = (2, 3), 3", "A = 1\nSTEPS, SEED = (2, 3), 9"),
+        ("SEED, SCENE_SEED = 3, 1", "SEED, SCENE_SEED = 9, 9"),
+        ("SCENE_SEED = 7\nSEEDS = [SEED, SEED + 1]", "SCENE_SEED = 9\nSEEDS = [SEED, SEED + 1]"),
     ],
 )
 def test_another_seed_takes_the_place_of_the_lessons_own(source: str, right: str) -> None:
     assert claims.reseeded(source, 9) == right
 
 
-def test_a_lesson_without_a_single_seed_is_left_as_it_is() -> None:
+def test_every_lesson_can_be_run_with_another_seed() -> None:
+    for path in claims.LESSONS.glob("*.ipynb"):
+        assert claims.with_seed(nbformat.read(path, as_version=4), 9), path.stem
+
+
+def test_a_lesson_without_a_seed_is_left_as_it_is() -> None:
     notebook = lesson("a 1")
     notebook.cells[1].source = "SEEDS, STEPS = [0, 1], 12"
     assert not claims.with_seed(notebook, 9)

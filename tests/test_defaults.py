@@ -149,6 +149,7 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "exercises": lambda at: len(checks.exercises()),
         "grade": lambda at: outcome(lambda: checks.grade("ps1.words", len, "a student")),
         "hint": lambda at: str(checks.hint("02.mapper", 1)),
+        "progress": lambda at: checks.progress("00b").asked,
         "questions": lambda at: [answered(one) for one in checks.questions()],
         "seed_of": lambda at: checks.seed_of("a student", "ps1"),
         "solution": lambda at: str(checks.solution("02.mapper")),

@@ -17,8 +17,11 @@ from p2p_lab.sampling import (
     edit,
     generate,
     latents_at,
+    make_schedule,
     maps_at,
     mask_level,
+    noise_of,
+    observe,
     pictures_at,
     word_step,
 )
@@ -128,3 +131,35 @@ def test_the_mask_of_a_local_edit_is_where_its_level_is_above_the_threshold(
     level = mask_level(edited)
     assert edited.masks is not None and level.max() == 1
     assert torch.equal((level > threshold).float(), edited.masks[-1].float())
+
+
+def test_a_picture_is_observed_once_with_the_noise_of_the_step_and_nothing_is_left_behind(
+    sd32: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen: list[Any] = []
+    usual = type(sd32).predict
+
+    def predict(self: Any, latents: Any, t: Any, text: Any) -> Any:
+        seen.append((latents.clone(), t))
+        return usual(self, latents, t, text)
+
+    monkeypatch.setattr(type(sd32), "predict", predict)
+    before = dict(sd32.module.attn_processors)
+    store = observe(sd32, picture, SOURCE, step=3, steps=STEPS, seed=7)
+    assert dict(sd32.module.attn_processors) == before
+    schedule: Any = make_schedule(sd32.scheduler_config, "ddim", STEPS)
+    level, clean = schedule.alpha_bar[3], sd32.encode(picture[None])
+    wanted = level**0.5 * clean + (1 - level) ** 0.5 * noise_of(7, tuple(clean.shape))
+    assert len(seen) == 1 and torch.allclose(seen[0][0], wanted, atol=1e-6)
+    assert seen[0][1] == schedule.timesteps[3]
+    assert store.prompt.text == SOURCE
+    sums = store.token_maps().sum(dim=0)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    again = observe(sd32, picture, SOURCE, step=3, steps=STEPS, seed=7)
+    assert torch.equal(again.map("cat"), store.map("cat"))
+
+
+def test_a_step_that_is_not_there_cannot_be_observed(sd32: Any) -> None:
+    with pytest.raises(ValueError, match="steps go from 0 to 4"):
+        observe(sd32, torch.zeros(3, 32, 32), SOURCE, step=5, steps=5)

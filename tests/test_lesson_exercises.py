@@ -78,6 +78,13 @@ def test_a_lesson_asks_promises_and_helps_with_exactly_its_own_exercises(path: P
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_every_exercise_says_its_difficulty_and_minutes_in_its_heading(path: Path) -> None:
+    text = "\n".join(cell.source for cell in READ[path])
+    for one, _, _ in found_in(READ[path]):
+        assert re.search(rf"^### .*`{one}` {exercises()[one].effort}$", text, re.M), one
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_every_exercise_is_stored_as_not_attempted(path: Path) -> None:
     for cell in READ[path]:
         if "exercise" in tags(cell) and CHECK.search(cell.source):

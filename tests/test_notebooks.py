@@ -218,6 +218,38 @@ def test_every_committed_lesson_passes_every_gate(path: Path) -> None:
     assert gates.failures(path) == []
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_says_how_long_it_takes_by_what_a_reader_meets(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    strip, found = notebook.cells[0].source, tool.count_for_reader(notebook, path.stem)
+    tool.state_reader(notebook, path.stem)
+    assert f"about {found['minutes']} minutes" in strip and notebook.cells[0].source == strip
+    assert found["minutes"] <= 50
+
+
+def test_the_readme_adds_the_lessons_minutes_up() -> None:
+    counts = [tool.count_for_reader(nbformat.read(p, as_version=4), p.stem) for p in LESSONS]
+    total = sum(one["minutes"] for one in counts)
+    assert f"{total} minutes by their own count" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_count_for_a_reader_leaves_out_what_is_folded_set_up_or_waits() -> None:
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# T\n<!-- reader --><!-- /reader -->"),
+            code("import p2p_lab\nmodel = 1", "setup"),
+            new_markdown_cell("one two <details>three</details> four\n\n**References.** five six"),
+            code("a = 1\n\nb = 2"),
+            code("c = 3", "nbval-skip"),
+            new_markdown_cell("a b c", metadata={"tags": ["solution"]}),
+        ]
+    )
+    found = tool.count_for_reader(notebook, "00_start")
+    assert (found["words"], found["lines"], found["exercises"]) == (3, 2, 1)
+    tool.state_reader(notebook, "00_start")
+    assert "about 5 minutes: 3 words, 2 lines of code, 1 exercise<!--" in notebook.cells[0].source
+
+
 def test_a_bad_notebook_makes_check_fail_and_a_good_one_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,24 +129,87 @@ def _resized(m: Any, size: Any, mode: str = "bilinear", **how: Any) -> Any:
     return F.interpolate(m[None, None], size=size, mode=mode, **how)[0, 0]
 
 
-def _through(base: Any, stages: Any, source: Any, target: Any) -> Any:
-    picture = base(source, target)
+def _staged(
+    *,
+    prompts: Any = None,
+    seeds: Any = None,
+    again: bool = False,
+    chain: bool = True,
+    turn: int = 1,
+) -> Answer:
+    """Carry two pictures through the stages in a way of one's own."""
+
+    def answer(base: Any, stages: Any, source: str, target: str, seed: int) -> Any:
+        first = pair = base(source, target)
+        texts = (source, target) if prompts is None else prompts(source, target)
+        numbers = (seed, seed) if seeds is None else seeds(seed)
+        for stage in stages:
+            if again:
+                base(source, target)
+            shown = pair if chain else first
+            pair = [stage(*one) for one in zip(shown, texts, numbers, strict=True)]
+        return tuple(pair)[::turn]
+
+    return answer
+
+
+def _edit_alone(base: Any, stages: Any, source: str, target: str, seed: int) -> Any:
+    before, after = base(source, target)
     for stage in stages:
-        picture = stage(picture, source)
-    return picture
+        after = stage(after, target, seed)
+    return before, after
 
 
-def _each_from_base(base: Any, stages: Any, source: Any, target: Any) -> Any:
-    first = base(source, target)
-    return [stage(first, target) for stage in stages][-1] if stages else first
+def _path(
+    *,
+    step: Callable[..., Any] | None = None,
+    ask: Callable[..., Any] = lambda predict, path, t, last: predict(path[-1], t),
+    order: Callable[[int, int], int] = lambda t, last: t,
+) -> Answer:
+    """Walk back to noise in a way of one's own."""
+
+    def answer(z: Any, predict: Any, bar: Any) -> Any:
+        path, last = [z], len(bar) - 2
+        for t in reversed(range(last + 1)):
+            t = order(t, last)
+            noise = ask(predict, path, t, last)
+            move = step or (lambda z, e, bar, t: _step(z, e, bar[t + 1], bar[t]))
+            path.append(move(path[-1], noise, bar, t))
+        return torch.stack(path[::-1])
+
+    return answer
 
 
-def _edit_every_stage(base: Any, stages: Any, source: Any, target: Any) -> Any:
-    picture = base(source, target)
-    for stage in stages:
-        base(source, target)
-        picture = stage(picture, target)
-    return picture
+def _old_noise(z: Any, e: Any, bar: Any, t: int) -> Any:
+    a, b = bar[t + 1], bar[t]
+    return b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - a) ** 0.5 * e
+
+
+def _edited(row: int, taken: Any) -> Answer:
+    """Write some rows' maps into one row of the batch."""
+
+    def answer(probs: Any, P: Any) -> Any:  # noqa: N803
+        edited = probs.clone()
+        edited[row] = taken(probs, P)
+        return edited
+
+    return answer
+
+
+def _both_of(*rows: int) -> Answer:
+    """Edit two rows of the batch."""
+
+    def answer(probs: Any, P: Any) -> Any:  # noqa: N803
+        edited = probs.clone()
+        for row in rows:
+            edited[row] = probs[0 if row < 2 else 2] @ P
+        return edited
+
+    return answer
+
+
+def _outline(large: Any, q: Any, top: Any = None) -> Any:
+    return large > q * (large.max() if top is None else top)
 
 
 def _rows_of_one(probs: Any) -> Any:
@@ -245,6 +308,19 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda s, t, p, inside: s if inside else t, "without the mapper"),
         (lambda s, t, p, inside: (s @ p + t) / 2 if inside else t, "averages"),
     ],
+    "02.rows": [
+        (lambda probs, P: probs.clone(), "Nothing is edited"),
+        (lambda probs, P: (probs[2:3] @ P).expand(4, -1, -1, -1), "All rows were edited"),
+        (lambda probs, P: probs @ P, "Every row was mapped"),
+        (_edited(slice(2, 4), lambda probs, P: probs[2] @ P), "Both conditional rows"),
+        (_both_of(1, 3), "Both rows of the target"),
+        (_both_of(1), "unconditional row of the target"),
+        (_edited(1, lambda probs, P: probs[2] @ P), "Row 1 got the maps"),
+        (_edited(3, lambda probs, P: probs[0] @ P), "from an unconditional row"),
+        (_edited(2, lambda probs, P: probs[3] @ P), "the wrong way"),
+        (_edited(3, lambda probs, P: probs[2]), "mapper was left out"),
+        (lambda probs, P: right("02.rows")(probs, P)[3], "It returned shape"),
+    ],
     "02.window": [
         (lambda w, n: range(-int(-w[0] * n // 1), -int(-w[1] * n // 1)), "rounded up"),
         (lambda w, n: range(int(w[0] * n), int(w[1] * n)), "Round to the nearest"),
@@ -342,13 +418,19 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda z, e, a, b: b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5, "left out"),
     ],
     "05.ddim_inverse": [
-        (lambda z, e, a, b: _step(z, e, b, a), "exchanged"),
-        (lambda z, e, a, b: z, "unchanged"),
+        (lambda z, predict, bar: z.expand(len(bar), *z.shape), "no step is taken"),
+        (lambda *given: right("05.ddim_inverse")(*given).flip(0), "from picture to noise"),
+        (_path(step=lambda z, e, bar, t: _step(z, e, bar[t], bar[t + 1])), "exchanged"),
+        (_path(step=_old_noise), "noise of the old level"),
+        (_path(ask=lambda predict, path, t, last: predict(path[0], last)), "predicted once"),
+        (_path(ask=lambda predict, path, t, last: predict(path[0], t)), "picture's latents"),
         (
-            lambda z, e, a, b: b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - a) ** 0.5 * e,
-            "noise of the old level",
+            _path(ask=lambda predict, path, t, last: predict(path[-1], min(t + 1, last))),
+            "another step",
         ),
-        (lambda z, e, a, b: z[0], "It returned shape"),
+        (_path(ask=lambda predict, path, t, last: predict(path[-1], t + 1)), "knows the steps"),
+        (_path(order=lambda t, last: last - t), "wrong order"),
+        (lambda *given: right("05.ddim_inverse")(*given)[0], "It returned shape"),
     ],
     "05.null_loss": [
         (_null(_guided, "sum"), "added up"),
@@ -359,11 +441,16 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (_null(_guided, "none"), "It returned shape"),
     ],
     "06.resize_map": [
-        (lambda m, size: _resized(m, size, "nearest"), "nearest neighbour"),
-        (lambda m, size: _resized(m, size, align_corners=True), "align_corners"),
-        (lambda m, size: _resized(m, size[::-1]), "exchanged"),
-        (lambda m, size: _resized(m, size)[None, None], "[0, 0]"),
-        (lambda m, size: _resized(m, size) / _resized(m, size).max(), "loses its scale"),
+        (lambda m, size, q: _resized(_outline(m, q).float(), size, "nearest") > 0, "stairs"),
+        (lambda m, size, q: _resized(_outline(m, q).float(), size) > 0.5, "compared again"),
+        (lambda m, size, q: _resized(_outline(m, q).float(), size) > 0, "reaches is taken"),
+        (lambda m, size, q: _outline(_resized(m, size, align_corners=True), q), "align_corners"),
+        (lambda m, size, q: _outline(_resized(m, size[::-1]), q), "Height and width"),
+        (lambda m, size, q: _outline(_resized(m, size)[None, None], q), "[0, 0]"),
+        (lambda m, size, q: _resized(m, size) > q, "taken as it is"),
+        (lambda m, size, q: _outline(_resized(m, size), q, m.max()), "no pixel reaches"),
+        (lambda m, size, q: ~_outline(_resized(m, size), q), "Inside and outside"),
+        (lambda m, size, q: _resized(m, size), "0 and 1"),
     ],
     "06.move_rows": [
         (lambda r, m, y, x: r.roll((y, x), (0, 1)), "Only the rows of the region"),
@@ -398,11 +485,16 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         ),
     ],
     "08.cascade": [
-        (_through, "what it enlarges"),
-        (_each_from_base, "give it the result before it"),
-        (_edit_every_stage, "runs once"),
-        (lambda base, stages, s, t: base(s, t), "these ran: none"),
-        (lambda base, stages, s, t: base(t, s), "source prompt first"),
+        (_staged(seeds=lambda seed: (seed, seed + 1)), "from different noise"),
+        (_staged(seeds=lambda seed: (0, 0)), "not the one that was given"),
+        (_staged(prompts=lambda s, t: (s, s)), f'"{"a cat on a beach"}" with the other'),
+        (_staged(prompts=lambda s, t: (t, t)), f'"{"a dog on a beach"}" with the other'),
+        (_staged(again=True), "runs once"),
+        (_staged(chain=False), "not the result before it"),
+        (_staged(turn=-1), "two pictures are exchanged"),
+        (_edit_alone, "each for both pictures"),
+        (lambda base, stages, s, t, seed: base(t, s), "source prompt first"),
+        (lambda *given: right("08.cascade")(*given)[1], "two pictures: the large"),
     ],
     "08.hybrid": [
         (lambda a, b, P: torch.cat([a[..., : len(P)] @ P, a[..., len(P) :]], -1), "keeps its own"),

@@ -106,26 +106,31 @@ def fault_of(claim: Claim, notebook: Any) -> str:
 
 
 def with_seed(notebook: Any, seed: int) -> bool:
-    """Put another seed in the notebook's cell of constants; return whether it names one."""
+    """Put another seed in the notebook's constants; return whether it names any."""
+    found = False
     for cell in notebook.cells:
         new = reseeded(cell.source, seed) if cell.cell_type == "code" else None
         if new is not None:
-            cell.source = new
-            return True
-    return False
+            cell.source, found = new, True
+    return found
 
 
 def reseeded(source: str, seed: int) -> str | None:
-    """Return code in which SEED is another number, also unpacked from a tuple; None without it."""
-    lines = source.splitlines()
+    """Return code in which SEED and SCENE_SEED are another number; None without either.
+
+    They may be unpacked from a tuple. Lists of seeds that are made of SEED follow it.
+    """
+    lines, found = source.splitlines(), False
     for number, line in enumerate(lines):
         names, equals, values = line.partition(" = ")
-        if equals and "SEED" in (parts := [name.strip() for name in names.split(",")]):
-            items = re.split(r",\s*(?![^\[\(]*[\]\)])", values)
-            items[parts.index("SEED")] = str(seed)
-            lines[number] = f"{names} = {', '.join(items)}"
-            return "\n".join(lines)
-    return None
+        parts = [name.strip() for name in names.split(",")] if equals else []
+        items = re.split(r",\s*(?![^\[\(]*[\]\)])", values)
+        if not {"SEED", "SCENE_SEED"} & set(parts) or len(items) != len(parts):
+            continue
+        for name in {"SEED", "SCENE_SEED"} & set(parts):
+            items[parts.index(name)] = str(seed)
+        lines[number], found = f"{names} = {', '.join(items)}", True
+    return "\n".join(lines) if found else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from notebooks import execute
 
             if not with_seed(notebook, options.seed):
-                print(f"{lesson}: names no single SEED, so it was not run again")
+                print(f"{lesson}: names no SEED, so it was not run again")
                 continue
             execute(notebook, LESSONS)
         asked = [c for c in claims if c.lesson == lesson and not (options.seed and c.here)]

@@ -17,7 +17,7 @@ MOST_SETUP_LINES = 5
 MOST_COLUMNS = 120
 MOST_SKIPPED = 0.10
 MOST_SECONDS = 60
-MOST_MEGABYTES = 1000
+MOST_MEGABYTES = 800
 
 DEFINING_TAGS = {"lesson", "exercise", "solution"}
 SKIP_TAGS = {"nbval-skip", "nbval-ignore-output", "raises-exception", "skip-execution"}
@@ -167,7 +167,7 @@ def closing(notebook: Notebook) -> Iterator[str]:
 
 
 def measured(notebook: Notebook) -> Iterator[str]:
-    """The measured cost is there and within a minute of one core and a gigabyte."""
+    """The measured cost is there and within a minute of one core and 800 MB."""
     facts = notebook.metadata.get("p2p_lab", {})
     if not facts:
         yield "no measured seconds and memory. Run `tools/notebooks.py run`."

@@ -26,6 +26,8 @@ from p2p_lab.commands.lessons import without_solutions
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = "1"  # what a free Binder has
 FACTS = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.S)
+READER = re.compile(r"(<!-- reader -->).*?(<!-- /reader -->)", re.S)
+WORDS_A_MINUTE, LINES_A_MINUTE = 150, 12
 BADGES = re.compile(r"(<!-- badges -->).*?(<!-- /badges -->)", re.S)
 PLACE = r"[\w.\-]+/[\w.\-]+@[\w.\-/]+"
 CLONE = re.compile(r"git clone .* p2p_lab$", re.M)
@@ -131,6 +133,46 @@ def state_cost(notebook: Any, cost: dict[str, float]) -> None:
             cell.source = FACTS.sub(rf"\g<1>{said}\g<2>", cell.source)
 
 
+def count_for_reader(notebook: Any, name: str) -> dict[str, int]:
+    """Return what a reader meets: words, lines of code, exercises, and minutes, to the next five.
+
+    Words of the text and lines of the visible code; folded answers, the set-up, references and
+    cells that wait for a GPU are left out. An exercise brings minutes of its own.
+    """
+    from p2p_lab.checks import exercises
+
+    words = lines = 0
+    for cell in notebook.cells[1:]:
+        if tags(cell) & {"solution", "setup", "nbval-skip"}:
+            continue
+        if cell.cell_type == "code":
+            lines += sum(bool(line.strip()) for line in cell.source.splitlines())
+        else:
+            text = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.S)
+            words += len(re.findall(r"\w+", text.split("**References.**")[0]))
+    number = name.split("_")[0]
+    asked = [one for one in exercises().values() if one.id.split(".")[0] == number]
+    minutes = words / WORDS_A_MINUTE + lines / LINES_A_MINUTE + sum(one.minutes for one in asked)
+    return {
+        "minutes": 5 * round(minutes / 5),
+        "words": words,
+        "lines": lines,
+        "exercises": len(asked),
+    }
+
+
+def state_reader(notebook: Any, name: str) -> None:
+    """Write into the fact strip what a reader meets."""
+    found = count_for_reader(notebook, name)
+    said = (
+        f"about {found['minutes']} minutes: {found['words']:,} words, {found['lines']} lines of "
+        f"code, {found['exercises']} exercise{'s' if found['exercises'] > 1 else ''}"
+    )
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = READER.sub(rf"\g<1>{said}\g<2>", cell.source)
+
+
 def run(paths: Sequence[Path]) -> int:
     """Execute notebooks in place; a failing one is left as it was and named."""
     failed = 0
@@ -144,6 +186,7 @@ def run(paths: Sequence[Path]) -> int:
             failed += 1
             continue
         state_cost(notebook, cost)
+        state_reader(notebook, path.stem)
         tidy(notebook)
         write(notebook, path)
         print(f"{path.name}: {cost['seconds']:.0f} s, {cost['peak_mb']:.0f} MB", flush=True)

@@ -11,9 +11,17 @@ questions of the problem sets are checked in the same way, and `grade` is their 
 it. The room may use every other one; none uses it.
 """
 
-from p2p_lab.checks.asking import allow_hints, check, exercises, hint, questions, solution
+from p2p_lab.checks.asking import (
+    allow_hints,
+    check,
+    exercises,
+    hint,
+    progress,
+    questions,
+    solution,
+)
 from p2p_lab.checks.exercise import Exercise
-from p2p_lab.checks.feedback import Feedback, Note, State
+from p2p_lab.checks.feedback import Feedback, Note, Progress, State
 from p2p_lab.checks.grading import NotRight, grade
 from p2p_lab.checks.question import Question, seed_of
 
@@ -22,6 +30,7 @@ __all__ = [
     "Feedback",
     "NotRight",
     "Note",
+    "Progress",
     "Question",
     "State",
     "allow_hints",
@@ -29,6 +38,7 @@ __all__ = [
     "exercises",
     "grade",
     "hint",
+    "progress",
     "questions",
     "seed_of",
     "solution",

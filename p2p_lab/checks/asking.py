@@ -1,4 +1,4 @@
-"""`check`, `hint` and `solution`: find an exercise, run its test, say what came out."""
+"""`check`, `hint`, `solution`, `progress`: find an exercise, run its test, say what came out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from p2p_lab.checks.exercise import Exercise, NotAttempted, Wrong, kind_of
-from p2p_lab.checks.feedback import Feedback, Note
+from p2p_lab.checks.feedback import Feedback, Note, Progress
 from p2p_lab.checks.question import Question
 from p2p_lab.devices import usual_defaults
 
 _LESSONS = ("00", "00b", "01", "02", "03", "04", "05", "06", "07", "08")
 _PROBLEM_SETS = 4
 _allowed = [3]  # hints of a graded question
+_solved: set[str] = set()  # ids that were checked and found right since Python started
 _IMPORTS = (
     ("Callable", "from collections.abc import Callable"),
     ("Sequence", "from collections.abc import Sequence"),
@@ -54,12 +55,16 @@ def check(exercise_id: str, answer: Any) -> Feedback:
 
     Returns:
         A `Feedback`, shown at the end of a cell; true in a condition when the answer is right.
+        A right answer counts in `progress`.
 
     Raises:
         KeyError: there is no such exercise.
     """
     exercise = _find(exercise_id)
-    return verdict(exercise, answer, exercise.test)
+    found = verdict(exercise, answer, exercise.test)
+    if found:
+        _solved.add(exercise.id)
+    return found
 
 
 @usual_defaults()
@@ -84,7 +89,7 @@ def verdict(
 
 
 def hint(exercise_id: str, number: int = 1) -> Note:
-    """Return one of the hints of an exercise: two in a lesson, three in a problem set.
+    """Return one of the hints of an exercise: two or three in a lesson, three in a problem set.
 
     Raises:
         KeyError: there is no such exercise.
@@ -145,6 +150,23 @@ def solution(exercise_id: str) -> Note:
     imports = [line for name, line in _IMPORTS if re.search(rf"\b{name}\b", code)]
     text = "\n".join([*imports, "", "", code]) if imports else code
     return Note(exercise.id, "solution", f"{exercise.id}: one solution", text)
+
+
+def progress(lesson: str = "") -> Progress:
+    """Return how many exercises of a lesson are solved, in this notebook, since it was started.
+
+    Args:
+        lesson: its number, as "02"; "" takes all lessons.
+
+    Raises:
+        ValueError: there is no such lesson.
+    """
+    if lesson and lesson not in _LESSONS:
+        raise ValueError(f"There is no lesson {lesson!r}. There are: {', '.join(_LESSONS)}.")
+    asked = [one for one in exercises().values() if lesson in ("", one.id.split(".")[0])]
+    left = [one for one in asked if one.id not in _solved]
+    after = f"{left[0].id}, {left[0].title} ({left[0].effort})" if left else ""
+    return Progress(len(asked) - len(left), len(asked), after)
 
 
 def find_question(question_id: str) -> Question:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,23 +28,32 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """Hold one exercise: how it is tested, two hints and a reference answer.
+    """Hold one exercise: how it is tested, its hints and a reference answer.
 
     Attributes:
         id: the lesson's number and a name, as "02.mapper".
         title: what is asked for, in a few words.
+        difficulty: 1 for a line or two, 2 for a thought of one's own, 3 for a small program.
+        minutes: what a reader takes who knows PyTorch basics; an estimate.
         signature: how the answer is called and what it returns, with shapes.
-        hints: two sentences, the second one nearly gives it away.
+        hints: two or three sentences, the last one nearly gives it away.
         reference: a right answer; its source is the shown solution.
         test: given an answer, raises `Wrong` or `NotAttempted`, or returns what was checked.
     """
 
     id: str
     title: str
+    difficulty: Literal[1, 2, 3]
+    minutes: int
     signature: str
-    hints: tuple[str, str]
+    hints: tuple[str, ...]
     reference: Callable[..., Any]
     test: Callable[[Callable[..., Any]], str]
+
+    @property
+    def effort(self) -> str:
+        """Difficulty and minutes as they stand in the lesson's heading, "●●○ · 8 min"."""
+        return f"{'●' * self.difficulty}{'○' * (3 - self.difficulty)} · {self.minutes} min"
 
 
 def call(answer: Callable[..., Any], *args: Any) -> Any:

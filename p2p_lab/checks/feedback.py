@@ -83,6 +83,27 @@ class Note:
         return _card(self.kind, self.title, "", self.text, self.next, code=self.kind == "solution")
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Hold how far one has come with a lesson's exercises.
+
+    Attributes:
+        solved: how many are right.
+        asked: how many there are.
+        after: the next one, with its title and effort; empty when all are right.
+    """
+
+    solved: int
+    asked: int
+    after: str
+
+    def __repr__(self) -> str:
+        """Return a bar of signs and a sentence."""
+        bar = "■" * self.solved + "□" * (self.asked - self.solved)
+        line = f"{bar} {self.solved} of {self.asked} exercises solved."
+        return f"{line} Next: {self.after}." if self.after else line
+
+
 def _card(look: str, head: str, title: str, message: str, after: str, *, code: bool = False) -> str:
     """Build the HTML of a card; all texts are escaped."""
     sign, colour = _LOOK[look]

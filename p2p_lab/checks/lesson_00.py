@@ -73,6 +73,8 @@ EXERCISES = (
     Exercise(
         id="00.words",
         title="Which words differ?",
+        difficulty=1,
+        minutes=5,
         signature="f(source: str, target: str) -> list of (old, new) pairs",
         hints=(
             "Split both prompts in words and walk through them side by side.",

@@ -69,6 +69,8 @@ EXERCISES = (
     Exercise(
         id="00b.noise",
         title="Noise on a picture",
+        difficulty=1,
+        minutes=4,
         signature="f(clean (B, C, h, w), noise, alpha_bar) -> (B, C, h, w)",
         hints=(
             "Two parts, one of the picture and one of the noise, whose squared weights sum to 1.",
@@ -80,6 +82,8 @@ EXERCISES = (
     Exercise(
         id="00b.guide",
         title="Guidance",
+        difficulty=1,
+        minutes=3,
         signature="f(negative (B, C, h, w), positive, scale) -> (B, C, h, w)",
         hints=(
             "Start at the prediction for the empty prompt and go in the direction of the text's; "

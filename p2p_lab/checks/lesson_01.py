@@ -264,6 +264,8 @@ EXERCISES = (
     Exercise(
         id="01.attention_probs",
         title="Attention probabilities",
+        difficulty=1,
+        minutes=4,
         signature="f(q (B, heads, pixels, d), k (B, heads, L, d)) -> (B, heads, pixels, L)",
         hints=(
             "Scores first: every query times every key, divided by √d. Then a softmax.",
@@ -275,6 +277,8 @@ EXERCISES = (
     Exercise(
         id="01.average_maps",
         title="One map of a word from all sites",
+        difficulty=2,
+        minutes=6,
         signature="f(sites: list of (T, heads, h, w), size (H, W)) -> (H, W)",
         hints=(
             "Average each site over its steps and heads, enlarge it, then average the sites.",
@@ -286,6 +290,8 @@ EXERCISES = (
     Exercise(
         id="01.pointing",
         title="Does the map point at the object?",
+        difficulty=2,
+        minutes=6,
         signature="f(heat (h, w), mask (H, W)) -> True or False",
         hints=(
             "Find the row and column of the largest value, then the same place in the mask.",
@@ -298,6 +304,8 @@ EXERCISES = (
     Exercise(
         id="01.processor",
         title="An attention processor of your own",
+        difficulty=3,
+        minutes=10,
         signature="f(attn, hidden_states (B, pixels, C), encoder_hidden_states=None) -> "
         "(B, pixels, C)",
         hints=(

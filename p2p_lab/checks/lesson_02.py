@@ -115,6 +115,59 @@ def _test_swap(answer: Callable[..., Any]) -> str:
     return "Inside the window the mapped source, outside the target's own map."
 
 
+def edit_rows(probs: Tensor, mapper: Tensor) -> Tensor:
+    """Return the batch's probabilities (4, heads, pixels, L) after the edit.
+
+    Rows: unconditional source, unconditional target, conditional source, conditional target.
+    """
+    edited = probs.clone()
+    edited[3] = probs[2] @ mapper  # the target with its text, and no other row
+    return edited
+
+
+def _test_rows(answer: Callable[..., Any]) -> str:
+    for seed, length in enumerate((5, 7)):
+        P = torch.eye(length)  # noqa: N806
+        P[:, [1, 2]] = P[:, [2, 1]]
+        probs = draw_probs(4, 2, 9, length, seed=seed)
+        got = tensor(call(answer, probs, P), (4, 2, 9, length), "(4, heads, pixels, L)")
+        agree(got, edit_rows(probs, P), _rows_mistakes(probs, P), "The batch's rows differ.")
+    return "Two batches: the target's conditional row is edited, the three others are as before."
+
+
+def _rows_mistakes(probs: Tensor, P: Tensor) -> dict[str, Tensor]:  # noqa: N803
+    """Return what common mistakes give, by what to say of them."""
+    mapped = probs @ P
+
+    def taking(**rows: Tensor) -> Tensor:
+        edited = probs.clone()
+        for name, value in rows.items():
+            edited[int(name[1:])] = value
+        return edited
+
+    return {
+        "Nothing is edited: row 3, the target with its text, takes the maps of row 2.": probs,
+        "All rows were edited. Rows 0 and 1 read the empty prompt, and row 2 is the source, which "
+        "must stay what it was: edit row 3 alone.": mapped[2:3].expand(4, -1, -1, -1),
+        "Every row was mapped. The mapper belongs to row 3 alone.": mapped,
+        "Both conditional rows were edited. Row 2 is the source: changed there, it is no longer "
+        "the picture that the edit should keep.": taking(r2=mapped[2], r3=mapped[2]),
+        "Both rows of the target were edited. Row 1 reads the empty prompt: guidance leads away "
+        "from it, and it has no words to keep in place.": taking(r1=mapped[0], r3=mapped[2]),
+        "The unconditional row of the target was edited, row 1. The words of the prompt are in "
+        "row 3.": taking(r1=mapped[0]),
+        "Row 1 got the maps. The target with its text is row 3; row 1 reads the empty "
+        "prompt.": taking(r1=mapped[2]),
+        "The maps come from an unconditional row, which reads no word of the prompt. Take row "
+        "2.": taking(r3=mapped[0]),
+        "The maps went the wrong way: the source took the target's. Row 3 takes those of row "
+        "2.": taking(r2=mapped[3]),
+        "The mapper was left out: column j of row 3 is the column of its partner.": taking(
+            r3=probs[2]
+        ),
+    }
+
+
 def window_steps(window: tuple[float, float], steps: int) -> range:
     """Return the steps of a window that is given in fractions of the schedule."""
     start, end = window
@@ -188,7 +241,7 @@ def _test_unequal(answer: Callable[..., Any]) -> str:
             unequal(old, m),
             {
                 f"{case}: with as many tokens it goes one to one, without mixing.": total / m,
-                f"{case}: every new token gets the whole word, so the word gets {m} times as loud. "
+                f"{case}: every new token gets the whole word, so the word gets {m} times as much. "
                 f"Share it out: divide by m.": total,
                 f"{case}: every new token gets the mean of the old ones, so the word's total "
                 f"attention changes. Add the k columns and divide by m.": total / k,
@@ -203,6 +256,8 @@ EXERCISES = (
     Exercise(
         id="02.mapper",
         title="The word-to-word mapper",
+        difficulty=2,
+        minutes=8,
         signature="f(source_spans, target_spans, length) -> P (L, L); the i-th word of the target "
         "takes the place of the i-th of the source (columns of no word are not looked at)",
         hints=(
@@ -217,6 +272,8 @@ EXERCISES = (
     Exercise(
         id="02.swap",
         title="Inject the source's maps",
+        difficulty=1,
+        minutes=3,
         signature="f(source (heads, pixels, L), target, mapper (L, L), inside: bool) -> "
         "(heads, pixels, L)",
         hints=(
@@ -227,8 +284,27 @@ EXERCISES = (
         test=_test_swap,
     ),
     Exercise(
+        id="02.rows",
+        title="Which row is edited?",
+        difficulty=2,
+        minutes=5,
+        signature="f(probs (4, heads, pixels, L), mapper (L, L)) -> (4, heads, pixels, L); rows "
+        "[uncond source, uncond target, cond source, cond target]",
+        hints=(
+            "Which of the four rows read the words of a prompt? Which of those draws the new "
+            "picture?",
+            "Rows 0 and 1 read the empty prompt, row 2 draws the source. They must come out as "
+            "they went in.",
+            "edited = probs.clone(), then edited[3] = probs[2] @ mapper.",
+        ),
+        reference=edit_rows,
+        test=_test_rows,
+    ),
+    Exercise(
         id="02.window",
         title="The steps of a window",
+        difficulty=1,
+        minutes=4,
         signature="f(window (start, end) as fractions, steps: int) -> range of steps, from "
         "round(start · steps) to round(end · steps), the last one excluded",
         hints=(
@@ -241,6 +317,8 @@ EXERCISES = (
     Exercise(
         id="02.unequal",
         title="One word becomes two tokens",
+        difficulty=2,
+        minutes=5,
         signature="f(columns (pixels, k), m: int) -> (pixels, m)",
         hints=(
             "The word as a whole should get as much attention as before.",

@@ -211,22 +211,10 @@ def _test_blend(answer: Callable[..., Any]) -> str:
 
 EXERCISES = (
     Exercise(
-        id="03.alignment",
-        title="The alignment A(j)",
-        signature="f(source: list of words, target: list of words) -> list; for each target word "
-        "its source position, or None",
-        hints=(
-            "Match equal words, in order, as many as possible: the longest common sequence. Fill "
-            "a table best[i][j] for the first i and j words.",
-            "best[i][j] = max(best[i-1][j], best[i][j-1], best[i-1][j-1] + (words are equal)); "
-            "then walk back from the corner and note a pair at each diagonal step.",
-        ),
-        reference=alignment,
-        test=_test_alignment,
-    ),
-    Exercise(
         id="03.refine",
         title="Refinement",
+        difficulty=1,
+        minutes=4,
         signature="f(source (heads, pixels, L), target, partner: list of int or None) -> "
         "(heads, pixels, L)",
         hints=(
@@ -239,6 +227,8 @@ EXERCISES = (
     Exercise(
         id="03.blend",
         title="The mask of a local edit",
+        difficulty=2,
+        minutes=7,
         signature="f(maps (sites, tokens, h, w), threshold) -> mask (h, w)",
         hints=(
             "Sum the tokens, average the sites, 3×3 max-pool, divide by the maximum, compare.",
@@ -246,5 +236,21 @@ EXERCISES = (
         ),
         reference=blend_mask,
         test=_test_blend,
+    ),
+    Exercise(
+        id="03.alignment",
+        title="The alignment A(j)",
+        difficulty=3,
+        minutes=12,
+        signature="f(source: list of words, target: list of words) -> list; for each target word "
+        "its source position, or None",
+        hints=(
+            "Match equal words, in order, as many as possible: the longest common sequence. Fill "
+            "a table best[i][j] for the first i and j words.",
+            "best[i][j] = max(best[i-1][j], best[i][j-1], best[i-1][j-1] + (words are equal)); "
+            "then walk back from the corner and note a pair at each diagonal step.",
+        ),
+        reference=alignment,
+        test=_test_alignment,
     ),
 )

@@ -29,7 +29,7 @@ def _test_reweight(answer: Callable[..., Any]) -> str:
             got,
             right,
             {
-                "The rows were renormalised. The paper does not: a louder word adds to the sum.": (
+                "The rows were renormalised. The paper does not: a strong word adds to the sum.": (
                     right / right.sum(-1, keepdim=True)
                 ),
                 "All columns are scaled; only those of the word are.": probs * scale,
@@ -126,6 +126,8 @@ EXERCISES = (
     Exercise(
         id="04.reweight",
         title="The fader",
+        difficulty=1,
+        minutes=3,
         signature="f(probs (heads, pixels, L), tokens: list of int, scale) -> (heads, pixels, L)",
         hints=(
             "Multiply the word's columns; all others stay, and rows are not renormalised.",
@@ -137,6 +139,8 @@ EXERCISES = (
     Exercise(
         id="04.compose",
         title="A fader on top of a refinement",
+        difficulty=2,
+        minutes=8,
         signature="f(matched (L,) bool, inside (T,) bool, tokens, scale) -> (source_gain (T, L), "
         "target_gain (T, L))",
         hints=(
@@ -151,6 +155,8 @@ EXERCISES = (
     Exercise(
         id="04.negative",
         title="What a negative weight does",
+        difficulty=2,
+        minutes=6,
         signature="f(probs (pixels, L), values (L, d), token, scale) -> output(scale) − output(1), "
         "(pixels, d)",
         hints=(

@@ -1,4 +1,4 @@
-"""Exercises of lesson 5: a DDIM step, its reverse, and the loss of null-text inversion."""
+"""Exercises of lesson 5: a DDIM step, the way back to noise, and the loss of null-text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,22 @@ def ddim_step(latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor, next_bar: 
 
 
 def ddim_inverse(
-    latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor, noisier_bar: Tensor
+    clean: Tensor, predict: Callable[[Tensor, int], Tensor], alpha_bar: Tensor
 ) -> Tensor:
-    """Return the latents one step noisier, from noise level ᾱ to ᾱ' < ᾱ."""
-    clean = (latents - (1 - alpha_bar) ** 0.5 * noise_pred) / alpha_bar**0.5
-    return noisier_bar**0.5 * clean + (1 - noisier_bar) ** 0.5 * noise_pred
+    """Return the way back, (T + 1, B, C, h, w), from noise to picture.
+
+    Args:
+        clean: the picture's latents, (B, C, h, w).
+        predict: `predict(latents, step)` is the noise that the denoiser sees in them.
+        alpha_bar: the levels from noise to picture, (T + 1,); step t leads from t to t + 1.
+    """
+    path = [clean]
+    for step in reversed(range(len(alpha_bar) - 1)):
+        noise = predict(path[-1], step)
+        cleaner, noisier = alpha_bar[step + 1], alpha_bar[step]
+        picture = (path[-1] - (1 - cleaner) ** 0.5 * noise) / cleaner**0.5
+        path.append(noisier**0.5 * picture + (1 - noisier) ** 0.5 * noise)
+    return torch.stack(path[::-1])
 
 
 def _known(z: Tensor, e: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -42,14 +53,13 @@ def _known(z: Tensor, e: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _test_direction(answer: Callable[..., Any], *, forward: bool) -> None:
-    for seed, (low, high) in enumerate([(0.2, 0.5), (0.01, 0.03), (0.9, 0.999)]):
-        a, b = (low, high) if forward else (high, low)
+def _test_step(answer: Callable[..., Any]) -> str:
+    for seed, (a, b) in enumerate([(0.2, 0.5), (0.01, 0.03), (0.9, 0.999)]):
         z, e = draw(1, 4, 5, 6, seed=seed), draw(1, 4, 5, 6, seed=seed + 9)
         levels = torch.tensor(a), torch.tensor(b)
-        got = call(answer, z, e, *levels)
-        again = call(answer, z, e, *levels)
-        got, again = (tensor(x, tuple(z.shape), "(B, C, h, w)") for x in (got, again))
+        got, again = (
+            tensor(call(answer, z, e, *levels), tuple(z.shape), "(B, C, h, w)") for _ in range(2)
+        )
         if not close(got, again, 1e-9):
             raise Wrong("Twice the same input gave two results: DDIM adds no fresh noise.")
         agree(
@@ -59,16 +69,74 @@ def _test_direction(answer: Callable[..., Any], *, forward: bool) -> None:
             f"From ᾱ = {a} to {b} the latents differ.",
             tolerance=1e-4,
         )
-
-
-def _test_step(answer: Callable[..., Any]) -> str:
-    _test_direction(answer, forward=True)
     return "Three pairs of noise levels: the cleaner latents agree."
 
 
+class _Predictions:
+    """A denoiser of a few numbers that answers otherwise at every step and place."""
+
+    def __init__(self, steps: int, seed: int) -> None:
+        self.turns = draw(steps, 2, 2, seed=seed) / 4
+
+    def __call__(self, latents: Tensor, step: int) -> Tensor:
+        if not 0 <= step < len(self.turns):
+            raise IndexError(f"predict knows the steps 0 to {len(self.turns) - 1}, not {step}")
+        return torch.einsum("ij,bjhw->bihw", self.turns[step], latents) + 0.1 * (step + 1)
+
+
 def _test_inverse(answer: Callable[..., Any]) -> str:
-    _test_direction(answer, forward=False)
-    return "Three pairs of noise levels: the noisier latents agree, and a DDIM step leads back."
+    for seed, steps in enumerate((1, 3, 5)):
+        z, levels = draw(1, 2, 3, 4, seed=seed), torch.linspace(0.05, 0.99, steps + 1)
+        predict = _Predictions(steps, seed)
+        value = call(answer, z, predict, levels)
+        got = tensor(value, (steps + 1, *z.shape), "(T + 1, B, C, h, w)")
+        right = ddim_inverse(z, predict, levels)
+        mistakes = _loop_mistakes(z, predict, levels)
+        others = {say: x for say, x in mistakes.items() if not close(x, right)}
+        agree(got, right, others, f"With {steps} steps the way back differs.", tolerance=1e-4)
+    return "One, three and five steps: the whole way back agrees."
+
+
+def _loop_mistakes(z: Tensor, predict: _Predictions, bar: Tensor) -> dict[str, Tensor]:
+    """Return what common mistakes of the loop give, by what to say of them."""
+    right, last = ddim_inverse(z, predict, bar), len(bar) - 2
+    first = predict(z, last)
+
+    def loop(order: Callable[[int], int] = lambda step: step, **how: Any) -> Tensor:
+        path, ask = [z], how.get("ask", predict)
+        for step in reversed(range(last + 1)):
+            at = order(step)
+            noise = ask(path[0] if how.get("restart") else path[-1], at)
+            path.append(how.get("move", _noisier)(path[-1], noise, bar, at))
+        return torch.stack(path[::-1])
+
+    return {
+        "All latents are those given: no step is taken.": z.expand(len(bar), *z.shape),
+        "The path runs from picture to noise; it is wanted from noise to picture.": right.flip(0),
+        "The two levels are exchanged: a step back leaves alpha_bar[step + 1].": loop(
+            move=lambda z, e, bar, t: ddim_step(z, e, bar[t], bar[t + 1])
+        ),
+        "The noise of the old level is used at the new one: √(1−ᾱ') is wanted.": loop(
+            move=lambda z, e, bar, t: (
+                _noisier(z, 0 * e, bar, t)
+                + (((1 - bar[t + 1]) ** 0.5) - (bar[t] * (1 / bar[t + 1] - 1)) ** 0.5) * e
+            )
+        ),
+        "The noise is predicted once, at the picture; ask again at every step.": loop(
+            ask=lambda z, t: first
+        ),
+        "Every prediction is made for the picture's latents; ask about those that the step before "
+        "has led to.": loop(restart=True),
+        "The denoiser is asked about another step: the step from t to t + 1 is undone with "
+        "predict(latents, t).": loop(ask=lambda z, t: predict(z, min(t + 1, last))),
+        "The steps are undone in the wrong order: begin at the picture, with the last step.": loop(
+            lambda step: last - step
+        ),
+    }
+
+
+def _noisier(z: Tensor, noise_pred: Tensor, bar: Tensor, step: int) -> Tensor:
+    return ddim_step(z, noise_pred, bar[step + 1], bar[step])
 
 
 def null_loss(
@@ -140,6 +208,8 @@ EXERCISES = (
     Exercise(
         id="05.ddim_step",
         title="One DDIM step",
+        difficulty=1,
+        minutes=4,
         signature="f(latents (B, C, h, w), noise_pred, alpha_bar, next_bar) -> (B, C, h, w)",
         hints=(
             "Two lines: which clean picture does the denoiser see in z, and what is that picture "
@@ -151,11 +221,16 @@ EXERCISES = (
     ),
     Exercise(
         id="05.ddim_inverse",
-        title="One DDIM step backwards",
-        signature="f(latents (B, C, h, w), noise_pred, alpha_bar, noisier_bar) -> (B, C, h, w)",
+        title="The whole way back to noise",
+        difficulty=3,
+        minutes=10,
+        signature="f(clean (B, C, h, w), predict(latents, step) -> noise_pred, alpha_bar (T + 1,) "
+        "from noise to picture) -> path (T + 1, B, C, h, w) from noise to picture",
         hints=(
-            "The same two lines as a DDIM step, towards more noise: ᾱ' is smaller than ᾱ.",
-            "clean = (z − √(1−ᾱ) ε) / √ᾱ, then √ᾱ' · clean + √(1−ᾱ') · ε with the noisier ᾱ'.",
+            "Begin with the picture and undo the last step first. Each step back starts where the "
+            "one before has led, and asks the denoiser again.",
+            "for step in reversed(range(T)): noise = predict(z, step); a DDIM step from "
+            "alpha_bar[step + 1] to alpha_bar[step]; keep z. At the end: torch.stack(path[::-1]).",
         ),
         reference=ddim_inverse,
         test=_test_inverse,
@@ -163,6 +238,8 @@ EXERCISES = (
     Exercise(
         id="05.null_loss",
         title="The loss of null-text inversion",
+        difficulty=2,
+        minutes=7,
         signature="f(pivot, latents, noise_null, noise_text, guidance, alpha_bar, next_bar) -> "
         "a single number",
         hints=(

@@ -12,47 +12,66 @@ from torch import Tensor
 from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, draw, draw_probs, tensor
 
 
-def resize_map(heat: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a map (h, w) at the picture's size (H, W), between its values a straight line."""
-    return F.interpolate(heat[None, None], size=size, mode="bilinear")[0, 0]
+def resize_map(heat: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """Return the outline (H, W) of a map (h, w): where, enlarged, it is above a part of its top.
+
+    Enlarged first and compared afterwards: a straight line between two cells crosses the threshold
+    at any pixel, a comparison of cells only at their edges.
+    """
+    large = F.interpolate(heat[None, None], size=size, mode="bilinear")[0, 0]  # (H, W)
+    return large > threshold * large.max()
 
 
 def _test_resize(answer: Callable[..., Any]) -> str:
-    for seed, (small, size) in enumerate(
-        [((8, 8), (64, 64)), ((4, 6), (32, 48)), ((5, 3), (20, 9))]
-    ):
-        heat = draw(*small, seed=seed).abs()
-        value = call(answer, heat, size)
+    cases = [((8, 8), (64, 64), 0.4), ((4, 6), (32, 48), 0.5), ((5, 3), (20, 9), 0.3)]
+    for seed, (small, size, threshold) in enumerate(cases):
+        heat = 0.3 * draw(*small, seed=seed).abs()
+        value = call(answer, heat, size, threshold)
         if getattr(value, "shape", None) == size[::-1] and size[0] != size[1]:
             raise Wrong(f"Height and width are exchanged: asked for is (H, W) = {size}.")
         if len(getattr(value, "shape", ())) == 4:
             raise Wrong("The two axes that interpolate needs are still there: take [0, 0].")
         got = tensor(value, size, "(H, W)")
-        whole = heat[None, None]
-        right = resize_map(heat, size)
-        area = heat.numel() / (size[0] * size[1])
+        if not bool(((got == 0) | (got == 1)).all()):
+            raise Wrong("An outline holds 0 and 1 (or False and True): compare the enlarged map.")
         agree(
             got,
-            right,
-            {
-                "This is nearest neighbour: blocks. Use mode='bilinear'.": F.interpolate(
-                    whole, size=size, mode="nearest"
-                )[0, 0],
-                "align_corners=True stretches the map: its cells no longer lie over their part "
-                "of the picture.": F.interpolate(
-                    whole, size=size, mode="bilinear", align_corners=True
-                )[0, 0],
-                "This is bicubic, which overshoots below 0. Use mode='bilinear'.": F.interpolate(
-                    whole, size=size, mode="bicubic"
-                )[0, 0],
-                "The values were divided by the growth in area. A probability per position keeps "
-                "its value.": right * area,
-                "The values were divided by their maximum: the map loses its scale.": right
-                / right.max(),
-            },
-            "The enlarged map differs.",
+            resize_map(heat, size, threshold).double(),
+            _outlined_wrongly(heat, size, threshold),
+            "The outline differs.",
+            tolerance=0,
         )
-    return "Three sizes, also not square: the enlarged maps agree."
+    return "Three sizes, also not square: the outlines agree in every pixel."
+
+
+def _outlined_wrongly(heat: Tensor, size: tuple[int, int], q: float) -> dict[str, Tensor]:
+    """Return what common mistakes give, by what to say of them."""
+
+    def enlarged(small: Tensor, **how: Any) -> Tensor:
+        return F.interpolate(small[None, None], size=size, **{"mode": "bilinear", **how})[0, 0]
+
+    def outline(large: Tensor, top: Tensor | None = None) -> Tensor:
+        return (large > q * (large.max() if top is None else top)).double()
+
+    cells, large = (heat > q * heat.max()).float(), enlarged(heat)
+    return {
+        "The outline has stairs as large as a cell: the cells were compared, or enlarged with "
+        "mode='nearest'. Enlarge the map bilinearly first, then compare.": enlarged(
+            cells, mode="nearest"
+        ).double(),
+        "The cells are compared, and the shares that bilinear enlarging makes of them are compared "
+        "again. Enlarge the map first, then compare once.": (enlarged(cells) > 0.5).double(),
+        "The cells are compared, and every pixel that one of them reaches is taken. Enlarge the "
+        "map first, then compare.": (enlarged(cells) > 0).double(),
+        "align_corners=True stretches the map: cells are places with a width, not points on the "
+        "edge. Leave it out.": outline(enlarged(heat, align_corners=True)),
+        "The threshold is taken as it is; it is a part of the enlarged map's maximum.": (
+            large > q
+        ).double(),
+        "The threshold is a part of the small map's maximum, which no pixel reaches: take the "
+        "enlarged map's.": outline(large, heat.max()),
+        "Inside and outside are exchanged: 1 is where the map is above.": 1 - outline(large),
+    }
 
 
 def move_rows(rows: Tensor, region: Tensor, down: int, right: int) -> Tensor:
@@ -114,11 +133,16 @@ def _moved_wrongly(rows: Tensor, region: Tensor, by: tuple[int, int]) -> dict[st
 EXERCISES = (
     Exercise(
         id="06.resize_map",
-        title="A map at the picture's size",
-        signature="f(heat (h, w), size (H, W)) -> (H, W)",
+        title="The outline of a map at the picture's size",
+        difficulty=2,
+        minutes=6,
+        signature="f(heat (h, w), size (H, W), threshold) -> (H, W) of booleans: where the "
+        "enlarged map is above threshold times its maximum",
         hints=(
-            "F.interpolate works on (B, C, h, w): add two axes and take them away again.",
-            "F.interpolate(heat[None, None], size=size, mode='bilinear')[0, 0]",
+            "What is lost if you compare on the small grid and enlarge the answer? Draw a line "
+            "from 0.2 to 0.8 over eight pixels: where does it cross 0.4?",
+            "large = F.interpolate(heat[None, None], size=size, mode='bilinear')[0, 0]; then "
+            "compare with threshold * large.max().",
         ),
         reference=resize_map,
         test=_test_resize,
@@ -126,6 +150,8 @@ EXERCISES = (
     Exercise(
         id="06.move_rows",
         title="An object's attention, moved",
+        difficulty=3,
+        minutes=10,
         signature="f(rows (h, w, L), region (h, w) of booleans, down, right) -> (h, w, L); the "
         "region stays inside the grid",
         hints=(

@@ -137,6 +137,8 @@ EXERCISES = (
     Exercise(
         id="07.steps",
         title="How many steps fit?",
+        difficulty=1,
+        minutes=3,
         signature="f(allowed, once, per_step), all in bytes -> int",
         hints=(
             "First pay what is kept once. How often does one step go into what is left?",
@@ -148,6 +150,8 @@ EXERCISES = (
     Exercise(
         id="07.rows",
         title="How many rows does an edit cost?",
+        difficulty=2,
+        minutes=5,
         signature="f(count, steps, taped: bool) -> int: the rows that the U-Net computes for the "
         "source, drawn once, and for `count` edits of it, all with guidance",
         hints=(
@@ -161,6 +165,8 @@ EXERCISES = (
     Exercise(
         id="07.half",
         title="A softmax of half-precision numbers",
+        difficulty=2,
+        minutes=5,
         signature="f(q (pixels, d), k (K, d)), both float16 -> (pixels, K), float16",
         hints=(
             "The scores overflow, not the probabilities. Which of them may be float16?",

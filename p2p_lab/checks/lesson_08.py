@@ -12,36 +12,42 @@ from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, close, draw, d
 
 
 def cascade(
-    base: Callable[[str, str], Tensor],
-    upscalers: Sequence[Callable[[Tensor, str], Tensor]],
+    base: Callable[[str, str], tuple[Tensor, Tensor]],
+    upscalers: Sequence[Callable[[Tensor, str, int], Tensor]],
     source: str,
     target: str,
-) -> Tensor:
-    """Return the large picture: only the base stage is edited, the others enlarge its result."""
-    picture = base(source, target)
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the large source and the large edit: each stage draws both from the same noise.
+
+    Only the base stage is edited. Were the seeds of a later stage different, its invented detail
+    would differ all over, and nobody could say what the edit changed.
+    """
+    before, after = base(source, target)
     for upscale in upscalers:
-        picture = upscale(picture, target)
-    return picture
+        before, after = upscale(before, source, seed), upscale(after, target, seed)
+    return before, after
 
 
-_SOURCE, _TARGET = "a cat on a beach", "a dog on a beach"
+_SOURCE, _TARGET, _SEED = "a cat on a beach", "a dog on a beach", 5
 
 
 class _Stages:
     """Stand in for a base model and its upscalers, and write down how they are called."""
 
     def __init__(self, count: int) -> None:
-        self.edited = draw(3, 4, 4, seed=12)
-        self.calls: list[tuple[str, int, str]] = []
+        self.pair = draw(3, 4, 4, seed=12), draw(3, 4, 4, seed=13)
+        self.bases: list[tuple[str, str]] = []
+        self.calls: list[tuple[int, Tensor, str, int]] = []
         self.upscalers = [self._upscaler(n) for n in range(count)]
 
-    def base(self, source: str, target: str) -> Tensor:
-        self.calls.append(("base", 4, f"{source} -> {target}"))
-        return self.edited.clone()
+    def base(self, source: str, target: str) -> tuple[Tensor, Tensor]:
+        self.bases.append((source, target))
+        return self.pair[0].clone(), self.pair[1].clone()
 
-    def _upscaler(self, n: int) -> Callable[[Tensor, str], Tensor]:
-        def upscale(picture: Tensor, prompt: str) -> Tensor:
-            self.calls.append((f"stage {n + 1}", picture.shape[-1], prompt))
+    def _upscaler(self, n: int) -> Callable[[Tensor, str, int], Tensor]:
+        def upscale(picture: Tensor, prompt: str, seed: int) -> Tensor:
+            self.calls.append((n, picture.detach().clone(), prompt, seed))
             return picture.repeat_interleave(2, -1).repeat_interleave(2, -2) + n + 1
 
         return upscale
@@ -50,30 +56,52 @@ class _Stages:
 def _test_cascade(answer: Callable[..., Any]) -> str:
     for count in (2, 0, 3):
         stages = _Stages(count)
-        value = call(answer, stages.base, stages.upscalers, _SOURCE, _TARGET)
-        _judge_calls(stages.calls, count)
+        value = call(answer, stages.base, stages.upscalers, _SOURCE, _TARGET, _SEED)
+        _judge_bases(stages.bases)
         right = _Stages(count)
-        wanted = cascade(right.base, right.upscalers, _SOURCE, _TARGET)
-        got = tensor(value, tuple(wanted.shape), "(3, H, W)")
-        agree(got, wanted, {}, f"With {count} stages the picture differs.")
-    return "No, two and three stages: the base is edited once and every stage enlarges its result."
+        wanted = cascade(right.base, right.upscalers, _SOURCE, _TARGET, _SEED)
+        _judge_calls(stages.calls, right.calls, count)
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise Wrong("It must return two pictures: the large source and the large edit.")
+        got = [tensor(one, tuple(wanted[0].shape), "(3, H, W)") for one in value]
+        if close(got[0], wanted[1]) and close(got[1], wanted[0]):
+            raise Wrong("The two pictures are exchanged: the source first, then the edit.")
+        for one, other, name in zip(got, wanted, ("source", "edit"), strict=True):
+            agree(one, other, {}, f"With {count} stages the large {name} differs.")
+    return "No, two and three stages: one edit in the base, and every stage draws both alike."
 
 
-def _judge_calls(calls: list[tuple[str, int, str]], count: int) -> None:
-    bases = [size for name, _, size in calls if name == "base"]
-    stages = [(name, side, size) for name, side, size in calls if name != "base"]
+def _judge_bases(bases: list[tuple[str, str]]) -> None:
     if len(bases) != 1:
         raise Wrong(f"The base stage runs once, here it ran {len(bases)} times.")
-    if bases[0] != f"{_SOURCE} -> {_TARGET}":
+    if bases[0] != (_SOURCE, _TARGET):
         raise Wrong("The base stage takes the source prompt first, then the target prompt.")
-    if [name for name, _, _ in stages] != [f"stage {n + 1}" for n in range(count)]:
-        names = ", ".join(name for name, _, _ in stages) or "none"
-        raise Wrong(f"{count} stages have to run, each once and in order; these ran: {names}.")
-    for n, (name, side, size) in enumerate(stages):
-        if size != _TARGET:
-            raise Wrong(f'{name} got the prompt "{size}"; what it enlarges is the edited picture.')
-        if side != 4 * 2**n:
-            raise Wrong(f"{name} got a picture of {side} pixels; give it the result before it.")
+
+
+def _judge_calls(
+    calls: list[tuple[int, Tensor, str, int]],
+    wanted: list[tuple[int, Tensor, str, int]],
+    count: int,
+) -> None:
+    """Refuse stages that are left out, given the wrong picture, the wrong prompt or other noise."""
+    runs = [n for n, *_ in calls]
+    if sorted(runs) != sorted(n for n, *_ in wanted):
+        names = ", ".join(f"stage {n + 1}" for n in runs) or "none"
+        raise Wrong(f"{count} stages have to run, each for both pictures; these ran: {names}.")
+    if len({seed for *_, seed in calls}) > 1:
+        raise Wrong("The source and the edit were enlarged from different noise, so all invented "
+                    "detail differs. Give every call the same seed.")  # fmt: skip
+    if any(seed != _SEED for *_, seed in calls):
+        raise Wrong(f"The seed is not the one that was given, {_SEED}.")
+    for n, picture, prompt, _ in calls:
+        fits = [p for m, x, p, _ in wanted if m == n and x.shape == picture.shape
+                and close(x.double(), picture)]  # fmt: skip
+        if not fits:
+            raise Wrong(f"stage {n + 1} got a picture of {picture.shape[-1]} pixels that is not "
+                        "the result before it.")  # fmt: skip
+        if prompt not in fits:
+            raise Wrong(f'stage {n + 1} got the prompt "{prompt}" with the other picture: each '
+                        "picture is drawn with its own prompt.")  # fmt: skip
 
 
 def hybrid(source: Tensor, target: Tensor, mapper: Tensor) -> Tensor:
@@ -127,12 +155,16 @@ EXERCISES = (
     Exercise(
         id="08.cascade",
         title="An edit in a cascade",
-        signature="f(base, upscalers, source, target) -> picture; base(source, target) edits, "
-        "upscaler(picture, prompt) enlarges",
+        difficulty=2,
+        minutes=6,
+        signature="f(base, upscalers, source, target, seed) -> (large source, large edit); "
+        "base(source, target) -> (small source, small edit), upscaler(picture, prompt, seed) -> "
+        "picture",
         hints=(
-            "The edit happens in the base stage only. The others just enlarge what they get.",
-            "picture = base(source, target); then for each stage: picture = stage(picture, "
-            "target).",
+            "The edit happens in the base stage only. What must be the same in the two calls of a "
+            "later stage, so that the two large pictures can be compared?",
+            "before, after = base(source, target); then for each stage: before = stage(before, "
+            "source, seed), after = stage(after, target, seed).",
         ),
         reference=cascade,
         test=_test_cascade,
@@ -140,6 +172,8 @@ EXERCISES = (
     Exercise(
         id="08.hybrid",
         title="The words' part of a shared softmax",
+        difficulty=2,
+        minutes=5,
         signature="f(source (heads, pixels, L + I), target, mapper (L, L)) -> "
         "(heads, pixels, L + I)",
         hints=(

@@ -19,6 +19,7 @@ from p2p_lab.sampling.inspecting import (
     word_step,
 )
 from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
+from p2p_lab.sampling.observing import observe
 from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
@@ -42,6 +43,7 @@ __all__ = [
     "make_schedule",
     "maps_at",
     "noise_of",
+    "observe",
     "pictures_at",
     "predict",
     "predict_clean",

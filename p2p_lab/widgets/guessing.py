@@ -37,7 +37,7 @@ ANSWERS = {
     "06.move": 0,
     "06.morph": 0,
     "07.bytes": 2,
-    "08.outline": 1,
+    "08.share": 2,
 }
 
 _asked: dict[str, Guess] = {}

@@ -1,0 +1,54 @@
+"""The maps of one denoising call on a given picture: is a heatmap true?
+
+    z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε
+
+A picture gets the noise of one step, the denoiser is called once with a prompt, and its attention
+is recorded. Nothing is sampled, so the maps can be held against what is known of the picture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
+from p2p_lab.models import Denoiser
+from p2p_lab.sampling.runs import noise_of
+from p2p_lab.sampling.schedules import Ddim, make_schedule
+
+
+@torch.no_grad()
+def observe(
+    model: Denoiser, image: Tensor, text: str, *, step: int = 8, steps: int = 20, seed: int = 0
+) -> AttentionStore:
+    """Return the maps of one denoising call on a picture with noise.
+
+    Args:
+        model: any denoiser of latents or pixels that DDIM can sample.
+        image: the picture, (3, H, W) in [0, 1].
+        text: what it shows.
+        step: the step whose level of noise is added, 0 (nearly all noise) … steps − 1.
+        steps: how many steps the schedule has.
+        seed: draws the noise.
+
+    Raises:
+        ValueError: If there is no such step, or the model's schedule has no ᾱ.
+    """
+    if not 0 <= step < steps:
+        raise ValueError(f"There is no step {step}: steps go from 0 to {steps - 1}.")
+    schedule = make_schedule(model.scheduler_config, "ddim", steps)
+    if not isinstance(schedule, Ddim):
+        raise ValueError(f"{model.name} has no schedule of ᾱ, which observe needs.")
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    with model.lock:
+        clean = model.encode(image[None].to(model.device, model.dtype))  # (1, C, h, w)
+        level, noise = schedule.alpha_bar[step], noise_of(seed, tuple(clean.shape)).to(clean)
+        noisy = level**0.5 * clean + (1 - level) ** 0.5 * noise
+        prompt = model.prompt(text)
+        sites = find_sites(model.module, (int(clean.shape[-2]), int(clean.shape[-1])))
+        controller = Controller(sites, BatchSlices(source=slice(0, 1)))
+        with attached(model.module, controller, sites):
+            controller.begin_step(0)
+            model.predict(noisy, schedule.timesteps[step], model.encode_prompt(prompt, size))
+            controller.end_step(clean, None)
+    return controller.stores(prompt, model.card.map_sites)[0]
