@@ -197,3 +197,50 @@ def sdxl32(sdxl_folder: Path) -> Any:
     from p2p_lab.models import load
 
     return load(sdxl_folder, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def page_runtime() -> Path:
+    """The files of the runtime that the page computes with, from the user's cache or from npm."""
+    from p2p_lab.page import runtime
+    from p2p_lab.page.export import PageError
+
+    try:
+        return runtime.runtime()
+    except PageError as error:
+        pytest.skip(f"The runtime is not there: {error}")
+
+
+@pytest.fixture(scope="session")
+def page_of(page_runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function from a model to a page of it; graphs are written once for all that test."""
+    from filelock import FileLock  # it comes with torch
+
+    from p2p_lab.page import build
+
+    home = tmp_path_factory.getbasetemp().parent / "page-models"  # one for all processes
+
+    def write(model: Any) -> Path:
+        with FileLock(home.with_suffix(".lock")):
+            graphs = build.cached_model(model, home)
+        folder = tmp_path_factory.mktemp("page") / "page"
+        build.write_page(folder, page_runtime, graphs)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def bundled_page(page_of: Any) -> Path:
+    """A page of the bundled model; only to be read."""
+    from p2p_lab.page import build
+
+    return Path(page_of(build.open_for_export(None)))
+
+
+@pytest.fixture(scope="session")
+def tiny_page(page_of: Any, v_folder: Path) -> Path:
+    """A page of the tiny model that predicts the velocity; only to be read."""
+    from p2p_lab.page import build
+
+    return Path(page_of(build.open_for_export(str(v_folder))))

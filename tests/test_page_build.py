@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,45 @@ def test_without_npm_and_with_another_package_the_line_to_type_is_said(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_models_files_are_written_once_and_again_for_other_weights_words_or_code(
+    sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(folder: Path, model: Denoiser) -> Path:
+        (folder / "text.onnx.pack").write_bytes(b"graph")
+        written.append(folder)
+        return folder
+
+    monkeypatch.setattr(build, "write_model", write)
+    tiny = load(sd_folder, "cpu")
+    first = build.cached_model(tiny, tmp_path)
+    assert build.cached_model(load(sd_folder, "cpu"), tmp_path) == first and len(written) == 1
+    room = tmp_path / "p2p_lab"
+    shutil.copytree(build.HERE.parent, room, ignore=shutil.ignore_patterns("weights", "assets"))
+    monkeypatch.setattr(build, "HERE", room / "page")
+    assert build.mark_of(tiny) == first.name
+    for name, same in (("widgets/code.py", True), ("sampling/loop.py", False)):
+        (room / name).write_text((room / name).read_text() + "# other code\n")
+        assert (build.mark_of(tiny) == first.name) == same, name
+    monkeypatch.setattr(build, "HERE", Path(build.__file__).parent)
+    other = replace(tiny, card=replace(tiny.card, raw={**tiny.card.raw, "words": ["cat"]}))
+    marks = {build.mark_of(other), first.name}
+    tiny.text_encoder.get_input_embeddings().weight.data[0, 0] += 1e-3
+    assert len({build.mark_of(tiny), *marks}) == 3
+
+
+def test_only_what_nobody_used_for_a_day_leaves_the_cache(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abcdef"]
+    for hours, folder in zip((100, 90, 80, 2, 1, 70), folders, strict=True):
+        folder.mkdir()
+        os.utime(folder, (time.time() - hours * 3600,) * 2)
+    build._used(folders[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "d", "e"}
+    build._used(folders[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "d", "e"}
+
+
 def test_the_site_fetches_nothing_from_elsewhere() -> None:
     allowed = ("http://www.w3.org/", "https://arxiv.org/")
     for path in sorted(build.SITE.rglob("*")):
@@ -198,22 +239,6 @@ def test_what_is_packed_comes_back_and_halves_grow_smaller_than_by_gzip(
             assert not path.exists() and unpacked(path) == data
     many = torch.randn(50_000, generator=torch.Generator().manual_seed(1)).half().numpy().tobytes()
     assert len(packing.pack(many, 2)) < 0.95 * len(gzip.compress(many, 9))
-
-
-@pytest.fixture(scope="module")
-def files() -> Path:
-    """The runtime's files, from the cache or from npm."""
-    try:
-        return runtime.runtime()
-    except PageError as error:
-        pytest.skip(f"The runtime is not there: {error}")
-
-
-@pytest.fixture(scope="module")
-def tiny_page(v_folder: Path, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    build.write_page(folder, load(v_folder, "cpu"), files)
-    return folder
 
 
 def test_every_graph_of_a_model_folder_equals_torch(tiny_page: Path, v_folder: Path) -> None:
@@ -340,9 +365,8 @@ def test_the_page_draws_a_model_folder_as_python_does(tiny_page: Path, v_folder:
 
 
 @pytest.mark.slow
-def test_the_page_draws_the_bundled_model_as_python_does(files: Path, tmp_path: Path) -> None:
+def test_the_page_draws_the_bundled_model_as_python_does(bundled_page: Path) -> None:
     model = load(None, "cpu")
-    build.write_page(tmp_path, model, files)
     base = Recipe(
         "a cat next to a house in a snowy field",
         "a dog next to a house in a snowy field",
@@ -351,20 +375,19 @@ def test_the_page_draws_the_bundled_model_as_python_does(files: Path, tmp_path: 
         guidance_scale=3.0,
     )
     recipes = variants(base, "snowy", ("cat", "dog"))[:7]
-    drawn = draw_in_node(tmp_path, recipes)
+    drawn = draw_in_node(bundled_page, recipes)
     compare(model, recipes, drawn)
     verdict = load_judge().read(recipes[0].generate(model))
     judged = floats(drawn[0]["judged"])
     assert np.abs(judged - list(verdict.probabilities.values())).max() < 1e-3
-    record = json.loads((tmp_path / "page.json").read_text())
+    record = json.loads((bundled_page / "page.json").read_text())
     assert build.wire_bytes(record) < 20e6
 
 
 @pytest.mark.slow
 def test_a_model_that_predicts_the_noise_is_drawn_as_python_does(
-    sd_folder: Path, files: Path, tmp_path: Path
+    sd_folder: Path, page_of: Any
 ) -> None:
     model = load(sd_folder, "cpu")
-    build.write_page(tmp_path, model, files)
     recipes = variants(BASE, "grass", ("cat", "dog"))[3:6]
-    compare(model, recipes, draw_in_node(tmp_path, recipes))
+    compare(model, recipes, draw_in_node(page_of(model), recipes))

@@ -8,7 +8,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import platformdirs
 from p2p_lab import __version__
 from p2p_lab.files import remove_folder, sha256_of, whole_folder
 from p2p_lab.models import Denoiser
+from p2p_lab.models.identity import digest_of
+from p2p_lab.models.loading import WEIGHTS
 from p2p_lab.page.export import (
     PageError,
     check_exporters,
@@ -29,9 +34,15 @@ from p2p_lab.page.packing import ENDING, HALF, pack_file
 from p2p_lab.page.pictures import write_pictures
 from p2p_lab.page.runtime import VERSION, runtime
 
-SITE = Path(__file__).parent / "site"
+HERE = Path(__file__).parent
+SITE = HERE / "site"
 LIST = "page.json"
-KEPT = 3  # built pages in the cache
+KEPT = 3  # of each kind in the cache, and any that was used within `RECENT` seconds
+RECENT = 24 * 3600.0
+# What the files of a model depend on beside the model: all of the package but its surfaces, and
+# what writes the graphs.
+SURFACES = ("widgets", "commands", "figures", "training", "checks")
+WRITERS = ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript", "pillow")
 
 
 def build_page(
@@ -60,7 +71,7 @@ def build_page(
     shutil.rmtree(folder.with_name(f"{folder.name}.new"), ignore_errors=True)  # of a killed build
     old = folder.with_name(f"{folder.name}.old")
     with whole_folder(folder.with_name(f"{folder.name}.new")) as draft:
-        found = write_page(draft, network, files)
+        found = write_page(draft, files, cached_model(network))
     if folder.exists():
         folder.rename(old)
     folder.with_name(f"{folder.name}.new").rename(folder)
@@ -69,18 +80,32 @@ def build_page(
     return found
 
 
-def write_page(folder: Path, model: Denoiser, files: Path) -> dict[str, Any]:
-    """Fill an empty folder with a page, from an open model and the runtime's files."""
+def write_page(folder: Path, files: Path, graphs: Path) -> dict[str, Any]:
+    """Fill an empty folder with a page.
+
+    Args:
+        folder: Where.
+        files: The runtime's files, from `runtime`.
+        graphs: A model's files, from `write_model`.
+
+    Returns:
+        The list that the page reads.
+    """
     shutil.copytree(SITE, folder, dirs_exist_ok=True)
     shutil.copytree(files, folder / "runtime")
-    (folder / "model").mkdir()
-    facts = export_model(model, folder / "model")
-    copy_tokenizer(checked(model), folder / "model")
-    write_pictures(model, facts, folder / "model")
-    for path in sorted(folder.rglob("*.onnx")):
-        pack_file(path, HALF)
+    shutil.copytree(graphs, folder / "model")
     (folder / ".nojekyll").write_bytes(b"")  # else some hosts leave files out
     return write_list(folder)
+
+
+def write_model(folder: Path, model: Denoiser) -> Path:
+    """Write a model as the page reads it into a folder that is there, and return the folder."""
+    facts = export_model(model, folder)
+    copy_tokenizer(checked(model), folder)
+    write_pictures(model, facts, folder)
+    for path in sorted(folder.rglob("*.onnx")):
+        pack_file(path, HALF)
+    return folder
 
 
 def check_folder(folder: Path) -> None:
@@ -122,16 +147,58 @@ def cached_page(model: str | None = None, *, archive: Path | None = None) -> Pat
     """Return a page of a model in the user's cache, built if there is none of this version."""
     check_exporters()
     network = open_for_export(model)
-    mark = hashlib.sha256()
-    for path in sorted([*SITE.rglob("*"), *Path(__file__).parent.glob("*.py")]):
-        if path.is_file():
-            mark.update(sha256_of(path).encode())
-    mark.update(f"{network.name} {json.dumps(dict(network.card.raw), sort_keys=True)}".encode())
-    home = platformdirs.user_cache_path("p2p_lab", appauthor=False) / "page" / "built"
-    folder = home / mark.hexdigest()[:16]
+    mark = hashlib.sha256(f"{mark_of(network)} {VERSION}".encode())
+    for path in sorted(path for path in SITE.rglob("*") if path.is_file()):
+        mark.update(f"{path.relative_to(SITE).as_posix()} {sha256_of(path)}\n".encode())
+    folder = _cache("built") / mark.hexdigest()[:16]
     if not (folder / LIST).is_file():
         build_page(folder, model, archive=archive)
-        for old in sorted(home.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    return _used(folder)
+
+
+def cached_model(model: Denoiser, home: Path | None = None) -> Path:
+    """Return a model's files for the page from a cache; they are written if they are not there.
+
+    Writing them takes most of a build, and a page that only looks different needs no new ones.
+
+    Args:
+        model: The model.
+        home: The cache; None takes the user's.
+    """
+    folder = (_cache("models") if home is None else home) / mark_of(model)
+    if not folder.is_dir():  # it is written whole or not at all
+        try:
+            with whole_folder(folder) as draft:
+                write_model(draft, model)
+        except OSError:
+            if not folder.is_dir():  # else another process has written it meanwhile
+                raise
+    return _used(folder)
+
+
+def mark_of(model: Denoiser) -> str:
+    """Return a text that two models' files for the page share only if they are equal."""
+    taken = checked(model)
+    parts = [taken.name, digest_of(taken), repr(taken.defaults), *map(version, WRITERS)]
+    parts.append(json.dumps(dict(taken.card.raw), sort_keys=True))
+    parts.append(taken.tokenizer.backend_tokenizer.to_str())
+    room = HERE.parent
+    code = [path for path in room.rglob("*.py") if path.relative_to(room).parts[0] not in SURFACES]
+    parts += [f"{path.relative_to(room)} {sha256_of(path)}" for path in sorted(code)]
+    parts += [sha256_of(path) for path in sorted(WEIGHTS.glob("judge-v*/*")) if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _cache(kind: str) -> Path:
+    return platformdirs.user_cache_path("p2p_lab", appauthor=False) / "page" / kind
+
+
+def _used(folder: Path) -> Path:
+    """Note that a folder of the cache is used now, and delete those that nobody uses any more."""
+    os.utime(folder)
+    oldest_first = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+    for old in oldest_first[:-KEPT]:
+        if old.stat().st_mtime < time.time() - RECENT:
             shutil.rmtree(old, ignore_errors=True)
     return folder
 

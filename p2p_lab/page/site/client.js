@@ -35,10 +35,10 @@ export class Client {
     this.worker.postMessage(command);
   }
 
-  /** @param {string} provider what the model runs on @param {string} why not on what was wished */
-  begin(provider, why) {
+  /** @param {Extract<Reply, {kind: "ready"}>} reply what the model runs on, and why not on what was wished */
+  begin({ provider, apart, why }) {
     const message = why ? `The processor draws, not the graphics card: ${why}.` : this.state.fields.message;
-    this.state.set({ ready: true, provider, message });
+    this.state.set({ ready: true, provider, apart, message });
   }
 
   want() {
@@ -61,7 +61,7 @@ export class Client {
   hear(reply) {
     const state = this.state;
     if (reply.kind === "progress") this.tell(reply.done, reply.total);
-    else if (reply.kind === "ready") this.begin(reply.provider, reply.why);
+    else if (reply.kind === "ready") this.begin(reply);
     else if (reply.kind === "step") state.set({ busy: { part: reply.part, done: reply.done, total: reply.total } });
     else if (reply.kind === "shown") this.show(reply);
     else if (reply.kind === "previews") {

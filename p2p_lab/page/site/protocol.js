@@ -13,7 +13,8 @@
  *   | {kind: "want", recipe: Recipe, ahead: Recipe[]}
  *   | {kind: "previews", id: number}} Command */
 /** @typedef {{kind: "progress", done: number, total: number}
- *   | {kind: "ready", threads: number, provider: string, why: string, seconds: number}
+ *   | {kind: "ready", threads: number, provider: string, apart: number | null, why: string,
+ *      seconds: number}
  *   | {kind: "shown", part: Part, recipe: Recipe, shown: Shown}
  *   | {kind: "step", part: Part, done: number, total: number}
  *   | {kind: "idle", drafts: number}

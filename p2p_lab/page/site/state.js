@@ -12,7 +12,8 @@ import { faderWords, makeRecipe } from "./method/recipe.js";
  *   step: number | null, hovered: WordAt | null, pinned: WordAt | null,
  *   pixel: {part: Part, x: number, y: number} | null, wipe: number, mask: boolean, ready: boolean,
  *   busy: {part: Part, done: number, total: number} | null, message: string, touched: string, idle: boolean,
- *   provider: string}} Fields */
+ *   provider: string, apart: number | null}} Fields
+ * apart: how far the card's numbers were from the processor's, where both drew the same */
 
 export class State {
   /** @param {any} facts @param {import("./method/tokenizer.js").Tokenizer} tokenizer
@@ -25,7 +26,8 @@ export class State {
     this.fields = {
       recipe, source: this.prompt(recipe.source), target: this.prompt(recipe.target),
       shown: none(), drawn: none(), previews: none(), step: null, hovered: null, pinned: null,
-      pixel: null, wipe: 0, mask: false, ready: false, busy: null, message: "", touched: "", idle: true, provider: "",
+      pixel: null, wipe: 0, mask: false, ready: false, busy: null, message: "", touched: "", idle: true,
+      provider: "", apart: null,
     };
     /** @type {{names: (keyof Fields)[], tell: () => void}[]} */
     this.views = [];

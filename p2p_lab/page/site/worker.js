@@ -54,25 +54,25 @@ async function load({ base, threads, provider }) {
   const bytes = Object.fromEntries(GRAPHS.map((name) => [name, files[`model/${name}.onnx`]]));
   const tokenizer = new Tokenizer(words, facts.tokens);
   const exact = await openNets(ort, facts, bytes, "wasm");
-  const { card, why } = provider === "webgpu"
-    ? await openCard(ort, facts, bytes, exact, tokenizer) : { card: null, why: "" };
+  const { card, apart, why } = provider === "webgpu"
+    ? await openCard(ort, facts, bytes, exact, tokenizer) : { card: null, apart: null, why: "" };
   desk = new Desk(card ?? exact, facts, tokenizer);
   const used = card ? "webgpu" : "wasm";
-  say({ kind: "ready", threads, provider: used, why, seconds: (performance.now() - start) / 1000 });
+  say({ kind: "ready", threads, provider: used, apart, why, seconds: (performance.now() - start) / 1000 });
 }
 
 /** Open the graphs on the graphics card, if it draws what the processor draws.
  * @param {any} ort @param {any} facts @param {Record<string, Uint8Array>} bytes
  * @param {import("./nets.js").AllNets} exact @param {Tokenizer} tokenizer
- * @returns {Promise<{card: import("./nets.js").AllNets | null, why: string}>} */
+ * @returns {Promise<{card: import("./nets.js").AllNets | null, apart: number | null, why: string}>} */
 async function openCard(ort, facts, bytes, exact, tokenizer) {
   try {
     const card = await openNets(ort, facts, bytes, "webgpu");
-    const far = await difference(exact, card, facts, tokenizer);
-    if (far <= MOST_APART) return { card, why: "" };
-    return { card: null, why: `its numbers are ${far.toPrecision(2)} apart from the processor's` };
+    const apart = await difference(exact, card, facts, tokenizer);
+    if (apart <= MOST_APART) return { card, apart, why: "" };
+    return { card: null, apart, why: `its numbers are ${apart.toPrecision(2)} apart from the processor's` };
   } catch (error) {
-    return { card: null, why: messageOf(error) };
+    return { card: null, apart: null, why: messageOf(error) };
   }
 }
 
