@@ -25,7 +25,7 @@ from PIL import Image
 from p2p_lab.judge import load_judge
 from p2p_lab.models import load
 from p2p_lab.page import serve
-from p2p_lab.widgets.recipe import Recipe
+from p2p_lab.widgets import EditPanel, Recipe
 from tests.test_browser import SECONDS, chromium, find_chromium, real_errors
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -306,7 +306,11 @@ def test_what_a_user_types_stays_text_and_a_prompt_that_is_too_long_is_said(tab:
     assert tab.page.locator("#numbers .wrong").count() == 0
 
 
-def test_the_link_restores_the_recipe_and_the_picture(browser: Any, address: str) -> None:
+def test_a_panels_link_shows_its_edit_in_the_page_and_the_pages_link_opens_a_panel(
+    browser: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2P_LAB_PAGE", f"{address}?ahead=0")
+    model = load(None, "cpu")
     recipe = Recipe(
         "a red car in a city",
         "a wooden car in a city",
@@ -319,19 +323,33 @@ def test_the_link_restores_the_recipe_and_the_picture(browser: Any, address: str
         threshold=0.4,
         steps=3,
         guidance_scale=4.0,
-        model="scenes-64-v2",
+        model=model.name,
     )
-    other = Tab(browser, link(address, recipe))
-    other.drawn()
-    model = load(None, "cpu")
+    panel = EditPanel.from_recipe(recipe, model, threaded=False)
+    panel.sharing.link_button.click()
+    other = Tab(browser, panel.sharing.box.value, permissions=["clipboard-read", "clipboard-write"])
+    page = other.drawn()
     assert other.recipe() == recipe.made_with(model)
-    run = recipe.apply(recipe.generate(model))
-    assert np.abs(run.pixels.numpy().ravel() - other.picture("edit")).max() * 255 <= 1
-    assert other.page.evaluate("location.hash").startswith("#recipe=")
-    other.page.evaluate("location.hash = '#recipe=%7B%22cross%22%3A7%7D'")
-    other.page.wait_for_function(
-        "document.querySelector('#status').textContent.includes('no saved recipe')"
-    )
+    ours = panel.edited.pixels.numpy().ravel()
+    assert np.abs(ours - other.picture("edit")).max() * 255 <= 1
+
+    set_range(other, "input[data-word=wooden]", 2)
+    other.drawn()
+    page.locator("#actions button", has_text="Link").click()
+    page.wait_for_function("document.querySelector('#status').textContent.includes('copied')")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    again = EditPanel.from_recipe(copied, model, threaded=False)
+    assert again.recipe.made_with(model) == other.recipe() != recipe.made_with(model)
+    assert again.faders["wooden"].value == 2
+    theirs = again.edited.pixels.numpy().ravel()
+    assert np.abs(theirs - other.picture("edit")).max() * 255 <= 1
+    assert np.abs(theirs - ours).max() > 0.05
+    for wrong, said in (
+        ("%7B%22cross%22%3A7%7D", "no saved recipe"),
+        ("%7B%22source%22%3A%22a%20cat%22%2C%22size%22%3A%5B32%2C32%5D%7D", "32 by 32"),
+    ):
+        page.evaluate(f"location.hash = '#recipe={wrong}'")
+        page.wait_for_function(f"document.querySelector('#status').textContent.includes('{said}')")
     other.close()
 
 

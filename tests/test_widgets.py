@@ -622,11 +622,11 @@ def test_text_in_copied_code_is_only_text(text: str) -> None:
 
 
 def test_the_button_shows_the_code(panel: EditPanel) -> None:
-    assert panel._code.layout.display == "none"
-    panel.copy_button.click()
-    assert panel._code.value == panel.code() and panel._code.layout.display == "flex"
+    assert panel.sharing.box.layout.display == "none"
+    panel.sharing.code_button.click()
+    assert panel.sharing.box.value == panel.code() and panel.sharing.box.layout.display == "flex"
     from_browser(panel.faders["dog"], value=2.0)
-    assert panel._code.layout.display == "none"  # it would be the code of another picture
+    assert panel.sharing.box.layout.display == "none"  # it would be the code of another picture
 
 
 def test_a_saved_recipe_opens_a_panel_with_the_same_picture(

@@ -117,13 +117,13 @@ def test_a_draft_is_said_to_be_one_and_never_saved_scored_or_copied(
         one.click()
         assert "is a draft" in live.status.value and "p2p-error" in live.status.value
     assert live.edited is before and live.frames == frames and live.recipe is recipe
-    live.copy_button.click()
+    live.sharing.code_button.click()
     assert "comes with the final picture" in live.status.value
-    assert list(tmp_path.iterdir()) == [] and live._code.value == ""
+    assert list(tmp_path.iterdir()) == [] and live.sharing.box.value == ""
     gate.open.set()
     assert live.wait(60) and len(live.frames) == len(frames) + 1
-    assert live._code.value == live.code() and "Reweight('dog', 3)" in live._code.value
-    assert live._code.layout.display == "flex"
+    assert live.sharing.box.value == live.code() and "Reweight('dog', 3)" in live.sharing.box.value
+    assert live.sharing.box.layout.display == "flex"
     live.saver.strip_button.click()
     assert [one.name for one in tmp_path.iterdir()] == ["edit-strip.png"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import string
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 
 import p2p_lab
+from p2p_lab.commands import web
 from p2p_lab.edits import LocalBlend, Move, Refine, Replace
 from p2p_lab.inversion import invert
+from p2p_lab.page import serve
 from p2p_lab.sampling import Run, edit, generate, mask_level
 from p2p_lab.tokens import AlignmentError, align_by_hand, align_tokens, align_words, links_of
-from p2p_lab.widgets import EditPanel, Recipe
+from p2p_lab.widgets import EditPanel, Recipe, links
 from p2p_lab.widgets.edit_tools import ALIGNMENT, COMPARE, LOCAL, MOVE, region_of_word
 from p2p_lab.widgets.recipe import recipe_of
 from test_widgets import SOURCE, TARGET, button, from_browser, same, upload
@@ -249,10 +252,65 @@ def test_only_ticked_pictures_go_into_the_strip(
 
 
 def test_the_same_code_can_be_copied_twice(panel: EditPanel) -> None:
-    panel.copy_button.click()
-    copies = panel._code.copies
-    panel.copy_button.click()
-    assert panel._code.copies == copies + 1 and panel._code.value == panel.code()
+    panel.sharing.code_button.click()
+    copies = panel.sharing.box.copies
+    panel.sharing.code_button.click()
+    assert panel.sharing.box.copies == copies + 1 and panel.sharing.box.value == panel.code()
+
+
+# The link to the page
+
+
+def test_a_link_of_the_panel_holds_its_whole_recipe_and_opens_it_again(
+    sd32: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("P2P_LAB_PAGE", raising=False)
+    panel = EditPanel(sd32, SOURCE, TARGET, seed=5, steps=4, threaded=False)
+    from_browser(panel.faders["dog"], value=1.7)
+    from_browser(panel.fields["blend"], value=True)
+    panel.sharing.link_button.click()
+    link, copies = panel.sharing.box.value, panel.sharing.box.copies
+    assert link.startswith("http://127.0.0.1:8620/#recipe=%7B") and copies == 1
+    assert set(link.split("#")[1]) <= {*string.ascii_letters, *string.digits, *"=%.-_~"}
+    assert panel.sharing.box.layout.display == "flex" and "This link" in panel.status.value
+    again = EditPanel.from_recipe(f"  {link}\n", sd32, threaded=False)
+    assert again.recipe == panel.recipe.with_(made_by="")
+    assert torch.equal(again.edited.pixels, panel.edited.pixels)
+    monkeypatch.setenv("P2P_LAB_PAGE", "https://lab.example/p2p/")
+    panel.sharing.link_button.click()
+    assert panel.sharing.box.value == link.replace(
+        "http://127.0.0.1:8620", "https://lab.example/p2p"
+    )
+
+
+def test_the_page_answers_where_the_links_lead(tmp_path: Path) -> None:
+    assert links.PORT == web.PORT
+    with serve.server_of(tmp_path) as one:
+        taken = one.server_address[1]
+        with serve.first_server_of(tmp_path, (taken, 0)) as other:
+            assert other.server_address[1] not in (taken, 0)
+        with pytest.raises(OSError, match="in use"):
+            serve.first_server_of(tmp_path, (taken,))
+    with serve.first_server_of(tmp_path, (taken, 0)) as other:
+        assert other.server_address[1] == taken
+
+
+def test_a_link_that_was_cut_and_an_edit_that_the_page_cannot_draw_are_told(
+    sd32: Any, run: Run
+) -> None:
+    link = links.to_link(Recipe(SOURCE, TARGET))
+    with pytest.raises(ValueError, match="link was cut"):
+        EditPanel.from_recipe(link[:-9], sd32, threaded=False)
+    for recipe, named in (
+        (Recipe(SOURCE, TARGET, seed=None), "a measured picture"),
+        (Recipe(SOURCE, TARGET, sampler="dpm++2m"), "sampler dpm"),
+        (Recipe(SOURCE, TARGET, moves=(("cat", 0.1, 0.1, 1.0),)), "Move"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            links.to_link(recipe)
+    panel = EditPanel(source=edit(run, TARGET), threaded=False)
+    panel.sharing.link_button.click()
+    assert "a measured picture" in panel.status.value and panel.sharing.box.value == ""
 
 
 # What is said

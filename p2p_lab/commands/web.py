@@ -9,6 +9,8 @@ from typing import Any
 
 from p2p_lab.commands._early import check_model
 
+PORT = 8620  # the address that a panel's links name, unless P2P_LAB_PAGE says another one
+
 
 def add(parsers: Any) -> None:
     """Add the command's options."""
@@ -17,7 +19,9 @@ def add(parsers: Any) -> None:
         "--build", type=Path, metavar="DIR", help="write the page as a static folder and stop"
     )
     parser.add_argument("--model", help="a bundled model's name or a model folder")
-    parser.add_argument("--port", type=int, default=0, help="of the server (default: a free one)")
+    parser.add_argument(
+        "--port", type=int, help=f"of the server (default: {PORT}, or a free one if it is taken)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
         "--runtime", type=Path, metavar="FILE", help="the runtime's npm package, fetched by hand"
@@ -31,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError: If something to build with is missing, or a folder or model does not fit.
     """
     check_model(options.model)
-    if not 0 <= options.port <= 65535:
+    if not 0 <= (options.port or 0) <= 65535:
         raise ValueError(f"--port {options.port} is not possible: give a number from 0 to 65535.")
     if options.build is not None:
         return _build(options)
@@ -53,9 +57,10 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _serve(folder: Path, options: argparse.Namespace) -> int:
-    from p2p_lab.page.serve import address_of, server_of
+    from p2p_lab.page.serve import address_of, first_server_of
 
-    with server_of(folder, options.port) as server:
+    ports = (PORT, 0) if options.port is None else (options.port,)
+    with first_server_of(folder, ports) as server:
         address = address_of(server)
         print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
         if not options.no_browser:

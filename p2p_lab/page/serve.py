@@ -6,6 +6,8 @@ say. A static host cannot always send them; the page's service worker adds them 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +46,18 @@ class Handler(SimpleHTTPRequestHandler):
 def server_of(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     """Return a server of a folder that is bound to a port; port 0 takes a free one."""
     return ThreadingHTTPServer((HOST, port), partial(Handler, directory=str(folder)))
+
+
+def first_server_of(folder: Path, ports: Sequence[int]) -> ThreadingHTTPServer:
+    """Return a server of a folder on the first of some ports that is free.
+
+    Raises:
+        OSError: If none is.
+    """
+    for port in ports[:-1]:
+        with suppress(OSError):
+            return server_of(folder, port)
+    return server_of(folder, ports[-1])
 
 
 def address_of(server: ThreadingHTTPServer) -> str:

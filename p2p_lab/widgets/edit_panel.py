@@ -20,15 +20,16 @@ from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.models import Denoiser, load
 from p2p_lab.sampling import Cancelled, Run
 from p2p_lab.widgets import style
-from p2p_lab.widgets.browser import code_box
 from p2p_lab.widgets.drafts import DRAFT_STEPS, Drafts
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.edit_tools import EditTools
 from p2p_lab.widgets.edit_words import numbers, summary, why
 from p2p_lab.widgets.export import Frame
+from p2p_lab.widgets.links import read_recipe
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.recipe import Recipe, recipe_of
 from p2p_lab.widgets.saver import Saver
+from p2p_lab.widgets.sharing import Sharing
 from p2p_lab.widgets.worker import RequestToken
 
 REST_SECONDS = 0.15  # without a touch, after which the final picture is made
@@ -92,14 +93,13 @@ class EditPanel(Panel):
         *,
         threaded: bool | None = None,
     ) -> EditPanel:
-        """Open a panel with a saved recipe: a `Recipe`, its JSON text or its file.
+        """Open a panel with a saved recipe: a `Recipe`, its JSON, its file, or a link of the page.
 
         Raises:
             ValueError: it is no recipe, or needs the run of a photograph.
         """
         if not isinstance(recipe, Recipe):
-            text = str(recipe)
-            recipe = Recipe.from_json(text if "{" in text else Path(text).read_text("utf-8"))
+            recipe = read_recipe(str(recipe))
         _check_drawn(recipe)
         panel = cls.__new__(cls)
         panel.model = model or load(recipe.model or None)
@@ -118,13 +118,20 @@ class EditPanel(Panel):
         self.recipe: Recipe = start
         self._source_run = run
         self._drafts = Drafts()
-        self._draft_shown = self._code_waits = False
+        self._draft_shown = False
         self._reprompts: dict[str, Run] = {}
         self._pictures = [widgets.HTML(layout=style.picture_layout()) for _ in range(3)]
         self.controls = EditControls(self.model, start, fixed=run is not None, changed=self.refresh)
         self.tools = EditTools(self.controls)
         self.saver = Saver(
             say=self.say, recipe=self._final_recipe, reopen=self.reopen, guard=self.handling
+        )
+        self.sharing = Sharing(
+            say=self.say,
+            guard=self.handling,
+            code=self.code,
+            recipe=self._final_recipe,
+            waits=lambda: self._draft_shown,
         )
         self.folds = style.Folds({**self.tools.boxes, "Save": self.saver.box}, self._fill_tools)
         self._lay_out()
@@ -152,9 +159,6 @@ class EditPanel(Panel):
         next_seed.on_click(lambda _: self._next_seed())
         reset = style.button("Reset", "Set every control back to where it began", icon="undo")
         reset.on_click(lambda _: self.set(self.controls.start))
-        self._code = code_box()
-        self.copy_button = style.button("Copy as code", "Show and copy the lines of this edit")
-        self.copy_button.on_click(lambda _: self._show_code())
         fields = self.fields
         why_fixed = style.note("This source is given as a run, so its prompt and seed are fixed.")
         self.show(
@@ -164,8 +168,8 @@ class EditPanel(Panel):
             style.row(*self._pictures, align_items="flex-start"),
             style.head("Faders", "how loud each word is: 1 as it was, 0 off, below 0 away from it"),
             self.controls.desk,
-            self.footer(reset, self.copy_button),
-            self._code,
+            self.footer(reset, self.sharing.code_button, self.sharing.link_button),
+            self.sharing.box,
             self.folds.box,
         )
 
@@ -280,17 +284,6 @@ class EditPanel(Panel):
             self._drafts.draw(recipe, self.run, token)
             time.sleep(PAUSE_SECONDS)
 
-    def _show_code(self) -> None:
-        self._code_waits = self._draft_shown
-        if self._draft_shown:
-            self.say("The code comes with the final picture.")
-            return
-        with self.handling():
-            self._code.value = self.code()
-            self._code.copies += 1
-            self._code.layout.display = "flex"
-            self.say("These lines make the same picture.")
-
     def _final_recipe(self) -> Recipe:
         """Return what made the picture that is shown.
 
@@ -314,11 +307,9 @@ class EditPanel(Panel):
         self._paint()
         frame = Frame(self.edited.image, self.edited.prompt.text, summary(self.recipe))
         self.saver.add(Frame(self.run.image, self.run.prompt.text, "source"), frame)
-        self._code.layout.display = "none"
         self._fill_tools()
         self.say(f"Final, {self.edited.steps} steps. {why(self.recipe, self.run, self.edited)}")
-        if self._code_waits:
-            self._show_code()
+        self.sharing.finished()
 
     def after_failure(self) -> None:
         """Show the last finished pictures at full strength again."""

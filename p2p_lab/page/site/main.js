@@ -54,6 +54,9 @@ function adapted(found, facts) {
   if (found.sampler !== "ddim" || found.seed === null) {
     throw new Error("This page draws with the sampler ddim from a seed; the link asks for something else. Open it in EditPanel.");
   }
+  if (found.size && String(found.size) !== String(facts.size)) {
+    throw new Error(`This page draws ${facts.size.join(" by ")} pixels; the link asks for ${found.size.join(" by ")}. Open it in EditPanel.`);
+  }
   return {
     ...found, steps: found.steps ?? facts.steps, model: facts.name, made_by: facts.digest,
     guidance_scale: found.guidance_scale ?? facts.guidance_scale,

@@ -56,7 +56,7 @@ function showCode(state) {
     dialog,
     el("h2", {}, "The same in Python"),
     el("pre", { tabindex: 0 }, code),
-    el("p", { class: "hint" }, "The recipe itself, for EditPanel.from_recipe, is in the link behind #recipe=."),
+    el("p", { class: "hint" }, "With all controls: EditPanel.from_recipe(\"…\") opens the link that the button Link copies."),
     el(
       "div", { class: "line" },
       el("button", { type: "button", onclick: () => copy(state, code, "The lines are copied.") }, "Copy"),
