@@ -53,6 +53,7 @@ def test_a_guess_has_its_question_above_its_result_below_and_its_letter_after_th
     assert cells[at].outputs[0].data["text/plain"].startswith("(a) ")
     below = [i for i, cell in enumerate(cells) if i > at and cell.cell_type == "code"]
     assert guess_in(cells[below[0]]) is None and cells[below[0]].outputs
+    assert below[0] - at <= 3, "guess.css hides a result after at most two cells of text"
     texts = [cell.source for cell in cells[below[0] :] if cell.cell_type == "markdown"]
     letters = LETTER.findall(next(text for text in texts if LETTER.search(text)))
     assert letters[0] == chr(97 + ANSWERS[name]), f"{path.name} answers {name} by ({letters[0]})"
