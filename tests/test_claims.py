@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -23,6 +24,24 @@ def lesson(text: str, said: str = "The second is larger.") -> Any:
 def test_every_claim_of_a_lesson_follows_from_its_printed_numbers(claim: claims.Claim) -> None:
     notebook = nbformat.read(claims.LESSONS / f"{claim.lesson}.ipynb", as_version=4)
     assert claims.fault_of(claim, notebook) == ""
+
+
+@pytest.mark.parametrize("path", sorted(claims.LESSONS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_sentence_that_compares_is_a_claim_or_claims_no_result(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    stated = [" ".join(claim.says.split()) for claim in CLAIMS if claim.lesson == path.stem]
+    plain = [piece for lesson, piece in claims.read_plain() if lesson == path.stem]
+    sentences = claims.comparing(notebook)
+    for sentence in sentences:
+        known = any(one in sentence or sentence in one for one in stated)
+        assert known or any(one in sentence for one in plain), sentence
+    for piece in plain:
+        assert any(piece in sentence for sentence in sentences), f"no lesson says {piece!r}"
+
+
+def test_a_sentence_that_compares_is_found_and_folded_answers_are_not() -> None:
+    said = "It keeps more. It is one.\nIs it the\nlargest? <details>It is best.</details>"
+    assert claims.comparing(lesson("a 1", said)) == ["It keeps more.", "Is it the largest?"]
 
 
 def test_every_lesson_has_claims() -> None:

@@ -6,7 +6,8 @@
 The table is `notebooks/claims.toml`. An entry has the lesson, the sentence as it stands there, a
 piece of the code that prints the numbers, and what must hold: `n("late", 2)` is the second number
 after the word "late" in the cell's output. Claims that say "here" are about the shown picture
-alone; all others must hold on other seeds too.
+alone; all others must hold on other seeds too. Every sentence with a comparing word is in the table
+as a claim, or, where it claims no result (a question, a definition, a task), as `plain`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = ROOT / "notebooks"
 TABLE = LESSONS / "claims.toml"
+COMPARING = re.compile(
+    r"\b(more|most|less|least|better|best|worse|worst|smaller|smallest|larger|largest|higher|highest"
+    r"|lower|lowest|nearer|nearest|farther|fewer|stronger|weaker|finer|sharper|faster|slower)\b",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?")
 
 
@@ -53,6 +59,24 @@ class Claim:
 def read_claims() -> list[Claim]:
     """Return all claims of the table."""
     return [Claim(**entry) for entry in tomllib.loads(TABLE.read_text("utf-8"))["claim"]]
+
+
+def read_plain() -> list[tuple[str, str]]:
+    """Return lesson and piece of each comparing sentence that claims no result."""
+    entries = tomllib.loads(TABLE.read_text("utf-8"))["plain"]
+    return [(lesson, piece) for lesson, pieces in entries.items() for piece in pieces]
+
+
+def comparing(notebook: Any) -> list[str]:
+    """Return the sentences of the text that compare, those of folded answers left out."""
+    found: list[str] = []
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown" or "solution" in cell.metadata.get("tags", ()):
+            continue
+        text = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.S)
+        text = " ".join(text.split("**References.**")[0].split())
+        found += [one for one in re.split(r"(?<=[.!?])\s+", text) if COMPARING.search(one)]
+    return found
 
 
 def text_of(cell: Any) -> str:
