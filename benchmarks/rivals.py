@@ -35,7 +35,7 @@ from benchmarks.records import Records
 from benchmarks.rivalry.report import markdown, summary
 from benchmarks.rivalry.results import RESULTS, read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced
-from benchmarks.rivalry.settings import choose
+from benchmarks.rivalry.settings import Chosen, choose
 from p2p_lab.judge import load_judge
 from p2p_lab.models import load
 
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks/rivals.py", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} cases, nothing written")
     parser.add_argument("--cases", type=int, help=f"how many to report ({FULL})")
-    parser.add_argument("--tuning", type=int, default=TUNING, help="how many choose settings")
+    parser.add_argument("--tuning", type=int, default=TUNING, help=f"how many choose ({TUNING})")
     parser.add_argument("--seed", type=int, default=40, help="other cases (0 to 299)")
     parser.add_argument("--model", help="a bundled model's name or a folder; the best installed")
     parser.add_argument("--records", type=Path, help="folder to go on with (out/rivals-MODEL)")
@@ -56,6 +56,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args(arguments)
     options.cases = options.cases or (QUICK if options.quick else FULL)
+    if options.report and options.quick:
+        parser.error("a quick run leaves nothing to report: leave out --quick or --report")
     return options
 
 
@@ -73,8 +75,8 @@ def about_of(options: argparse.Namespace, model: Any, judge: Any) -> dict[str, A
     }
 
 
-def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
-    """Measure what is missing; return what it depends on, and all rows."""
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is missing; return all that is known then."""
     torch.set_num_threads(1)
     model, judge = load(options.model, "cpu"), load_judge()
     about = about_of(options, model, judge)
@@ -85,27 +87,36 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     records = Records(folder)
     records.claim(about)
     bench = Bench(model, judge, records)
-    if options.report:
-        return about, records.rows()
-    if options.quick:
-        bench.chosen = read_results()["chosen"] if RESULTS.is_file() else choose([])[0]
-    else:
+    if not (options.report or options.quick):
         bench.run(balanced(options.tuning, judge, seed=options.seed, half="tuning"))
-        bench.chosen = choose(records.rows())[0]
-    bench.run(balanced(options.cases, judge, seed=options.seed, half="reporting"))
-    print(file=sys.stderr)
-    return about, records.rows()
+    bench.chosen, tuned = choice(records, last=options.quick)
+    if not options.report:
+        bench.run(balanced(options.cases, judge, seed=options.seed, half="reporting"))
+        print(file=sys.stderr)
+    return {"about": about, "chosen": bench.chosen, "tuned": tuned, "rows": records.rows()}
+
+
+def choice(records: Records, *, last: bool) -> tuple[Chosen, int]:
+    """Return the settings to report and on how many cases they were chosen.
+
+    They are chosen once for a records folder, so that all its rows are of the same settings; a
+    quick run takes those of the `last` full run.
+    """
+    if last and RESULTS.is_file():
+        found = read_results()
+        return found["chosen"], found["tuned"]
+    path = records.folder / "chosen.json"
+    if not path.is_file():
+        chosen, tuned = choose(records.rows())
+        path.write_text(json.dumps({"chosen": chosen, "tuned": tuned}, indent=1), encoding="utf-8")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["chosen"], found["tuned"]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark; return the object of the last line."""
     options = parse(arguments)
-    about, rows = measure(options)
-    chosen, tuned = choose(rows)
-    if options.quick and RESULTS.is_file():
-        found = read_results()
-        chosen, tuned = found["chosen"], found["tuned"]
-    results = {"about": about, "chosen": chosen, "tuned": tuned, "rows": rows}
+    results = measure(options)
     text = markdown(results)
     print(text)
     if not options.quick:

@@ -59,6 +59,7 @@ def test_kinds_and_origins_take_turns_and_the_halves_share_no_scene(judge: Judge
     assert {kind: sum(c.kind == kind for c in reporting) for kind in KINDS} == dict.fromkeys(
         KINDS, 2
     )
+    assert [c.origin for c in reporting[:4]] == ["generated", "inverted"] * 2
     for kind in KINDS:
         assert {c.origin for c in reporting if c.kind == kind} == {"generated", "inverted"}
     assert all(half_of(case.number) == case.half == "tuning" for case in tuning)
@@ -137,6 +138,22 @@ def test_a_run_goes_on_where_it_was_and_measures_the_same_again(
     bench.calls.remove()
     again = [{k: v for k, v in r.items() if k != "seconds"} for r in bench.records.rows()]
     assert again == timeless[0] and len(path.read_text().splitlines()) == 2
+
+
+def test_settings_are_chosen_once_for_a_records_folder(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    tried = [
+        row(0, tried_name(method, k), "tuning", background_psnr=30.0 + k)
+        for method, tries in TRIES.items()
+        for k in range(len(tries))
+    ]
+    records.add(tried)
+    first = command.choice(records, last=False)
+    assert first == (choose(tried)[0], 1) and first[0]["sdedit"] == TRIES["sdedit"][-1]
+    records.add(
+        [{**one, "case": 1, "background_psnr": 50.0 - one["background_psnr"]} for one in tried]
+    )
+    assert command.choice(records, last=False) == first
 
 
 # --- the report

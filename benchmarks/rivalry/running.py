@@ -87,7 +87,7 @@ def balanced(count: int, judge: Judge, *, seed: int, half: str) -> list[Case]:
     kinds = len(KINDS)
     numbers = [number for number in range(500) if half_of(number) == half]
     # Twenty cases are ten kinds drawn, then the same real: half of each first, then the others.
-    numbers.sort(key=lambda n: (n // (2 * kinds), (n // kinds + n % kinds) % 2, n))
+    numbers.sort(key=lambda n: (n // (2 * kinds), (n // kinds + n % kinds) % 2, n % kinds))
     if count > len(numbers):
         raise ValueError(f"There are {len(numbers)} cases of the {half} half, not {count}.")
     return [make_case(number, judge, seed=seed) for number in numbers[:count]]
