@@ -6,6 +6,7 @@ By exercise id: the answers that students really give. The course kit grades the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from p2p_lab.checks import exercises
 from p2p_lab.checks.aligning import by_place, heaviest_block, pairs_when_equally_long
+from p2p_lab.checks.lesson_09 import _SAY, _variant
 
 Answer = Callable[..., Any]
 
@@ -503,5 +505,24 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
         (lambda a, b, P: torch.cat([a[..., : len(P)], b[..., len(P) :]], -1), "not used"),
         (lambda a, b, P: _rows_of_one(right("08.hybrid")(a, b, P)), "renormalised"),
         (lambda a, b, P: b[..., : len(P)].copy_(a[..., : len(P)] @ P) is None or b, "in place"),
+    ],
+    "09.flow_edit": [
+        *((partial(_variant, mistake=name), say[:40]) for name, say in _SAY.items()),
+        (lambda v, x, s, n: x.clone(), "differs"),
+        (lambda v, x, s, n: x.add_(right("09.flow_edit")(v, x, s, n) - x), "in place"),
+    ],
+    "09.pairs": [
+        (lambda before, after, asked: True, "nothing happened"),
+        (lambda before, after, asked: before != after, "another thing"),
+        (
+            lambda before, after, asked: all(after[k] == v for k, v in asked.items()),
+            "place changed",
+        ),
+        (
+            lambda before, after, asked: any(after[k] == v for k, v in asked.items()),
+            "place changed",
+        ),
+        (lambda before, after, asked: False, "has to be kept"),
+        (lambda before, after, asked: after, "Return True to keep"),
     ],
 }

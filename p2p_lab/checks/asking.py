@@ -18,7 +18,7 @@ from p2p_lab.checks.feedback import Feedback, Note, Progress
 from p2p_lab.checks.question import Question
 from p2p_lab.devices import usual_defaults
 
-_LESSONS = ("00", "00b", "01", "02", "03", "04", "05", "06", "07", "08")
+_LESSONS = ("00", "00b", "01", "02", "03", "04", "05", "06", "07", "08", "09")
 _PROBLEM_SETS = 4
 _allowed = [3]  # hints of a graded question
 _solved: set[str] = set()  # ids that were checked and found right since Python started
