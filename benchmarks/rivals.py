@@ -1,7 +1,7 @@
 """What came after Prompt-to-Prompt, scored on the same cases with the same judge.
 
     python benchmarks/rivals.py --quick          a few cases, the settings of the last full run
-    python benchmarks/rivals.py                  goes on where it was; writes docs/rivals.md
+    python benchmarks/rivals.py                  goes on where it was; writes its pages
     python benchmarks/rivals.py --report         writes the report of what was measured so far
 
 Cases are those of `benchmarks/edits.py` with other scenes. The tuning half chooses one of equally
@@ -32,7 +32,7 @@ import torch
 
 import p2p_lab
 from benchmarks.records import Records
-from benchmarks.rivalry.report import markdown, summary
+from benchmarks.rivalry.report import markdown, readme, summary
 from benchmarks.rivalry.results import RESULTS, read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced
 from benchmarks.rivalry.settings import Chosen, choose
@@ -40,7 +40,7 @@ from p2p_lab.judge import load_judge
 from p2p_lab.models import load
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "rivals.md"
+DOCUMENT, README = ROOT / "docs" / "rivals.md", ROOT / "README.md"
 FULL, TUNING, QUICK = 160, 10, 4
 
 
@@ -113,6 +113,13 @@ def choice(records: Records, *, last: bool) -> tuple[Chosen, int]:
     return found["chosen"], found["tuned"]
 
 
+def with_lines(page: str, lines: str) -> str:
+    """Return the README's text with these lines between their marks."""
+    before, mark, rest = page.partition("<!-- rivals -->")
+    after = rest.partition("<!-- /rivals -->")[2]
+    return f"{before}{mark}{lines}<!-- /rivals -->{after}" if mark else page
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark; return the object of the last line."""
     options = parse(arguments)
@@ -122,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if not options.quick:
         write_results(results)
         DOCUMENT.write_text(markdown(read_results()), encoding="utf-8")
+        page = README.read_text(encoding="utf-8")
+        README.write_text(with_lines(page, readme(read_results())), encoding="utf-8")
     head = summary(results)
     if options.json or options.quick:
         print(json.dumps(head))

@@ -13,7 +13,7 @@ from benchmarks.editing.cases import half_of, make_cases
 from benchmarks.editing.kinds import KINDS
 from benchmarks.records import Records, Row
 from benchmarks.rivalry.faders import POSITIONS
-from benchmarks.rivalry.report import METHODS, summary, table_of
+from benchmarks.rivalry.report import METHODS, markdown, readme, summary, table_of
 from benchmarks.rivalry.results import read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced, planned
 from benchmarks.rivalry.settings import P2P, TRIES, best_of, choose, tried_name
@@ -179,6 +179,25 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     results = {"about": {"seed": 1}, "chosen": choose([])[0], "tuned": 2, "rows": reported()}
     write_results(results, tmp_path / "rivals.json")
     assert read_results(tmp_path / "rivals.json") == results
+
+
+def test_the_document_is_made_by_the_script_from_the_committed_measurements() -> None:
+    text = command.DOCUMENT.read_text(encoding="utf-8")
+    results = read_results()
+    assert text == markdown(results)
+    count = len(table_of(results["rows"])[P2P])
+    assert text.startswith(f"# What came after Prompt-to-Prompt: {count} cases that chose nothing")
+    for rival in RIVALS.values():
+        assert f"| {rival.name} | {rival.paper} |" in text
+
+
+def test_the_readmes_lines_are_made_by_the_script_too() -> None:
+    page = command.README.read_text(encoding="utf-8")
+    lines = readme(read_results())
+    assert f"<!-- rivals -->{lines}<!-- /rivals -->" in page and len(lines.splitlines()) == 3
+    assert all(rival.name in lines for rival in RIVALS.values())
+    assert command.with_lines(page, "new") == page.replace(lines, "new")
+    assert command.with_lines("no marks", "new") == "no marks"
 
 
 def test_a_quick_run_ends_with_one_line_of_json(

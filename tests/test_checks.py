@@ -29,6 +29,7 @@ IDS = [
     *("06.resize_map", "06.move_rows"),
     *("07.steps", "07.rows", "07.half"),
     *("08.cascade", "08.hybrid"),
+    *("09.flow_edit", "09.pairs"),
 ]
 CASES = [(i, n) for i, answers in WRONG.items() for n in range(len(answers))]
 

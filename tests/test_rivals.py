@@ -423,7 +423,7 @@ def test_plug_and_play_gives_the_target_the_sources_features_and_maps(source: Ru
         return torch.stack([output[1]] * 3) if counted[0] <= 3 else None
 
     found = last(plug_and_play(source, DOG, features=0.75, self_attention=0.5))
-    hook = module.up_blocks[1].resnets[1].conv2.register_forward_hook(features)
+    hook = module.up_blocks[0].resnets[1].conv2.register_forward_hook(features)
     try:
         plain = sampled(source, 3, steer)
     finally:

@@ -43,6 +43,22 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def readme(results: Mapping[str, Any]) -> str:
+    """Return the README's three lines."""
+    found = summary(results)
+    cells = [
+        f"{named(m)} {n['both']:.2f}, {n['background_psnr']:.1f}"
+        for m, n in found.items()
+        if n["both"] is not None and n["background_psnr"] is not None
+    ]
+    half = (len(cells) + 1) // 2
+    return (
+        f"What came after, on the same {found[P2P]['cases']} other cases ([all numbers]"
+        "(docs/rivals.md)); did what was asked *and* nothing else, background in dB:\n"
+        f"{'; '.join(cells[:half])};\n{'; '.join(cells[half:])}."
+    )
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the whole report."""
     table, about = table_of(results["rows"]), results["about"]

@@ -128,6 +128,8 @@ EXERCISES = (
     Exercise(
         id="09.flow_edit",
         title="FlowEdit by hand",
+        difficulty=2,
+        minutes=8,
         signature="f(velocity, picture (C, h, w), sigmas (T + 1), noises (T of (C, h, w))) -> "
         'picture; velocity(z, sigma, "source" or "target")',
         hints=(
@@ -142,6 +144,8 @@ EXERCISES = (
     Exercise(
         id="09.pairs",
         title="Which pairs may teach",
+        difficulty=1,
+        minutes=3,
         signature="f(before, after, asked) -> True or False; what a judge sees before and after, "
         "and what was asked for, each a dictionary",
         hints=(

@@ -3,9 +3,9 @@
     f^l_tgt ← f^l_src  for steps before τ_f,    q_tgt, k_tgt ← q_src, k_src  for steps before τ_A
 
 (Tumanyan et al. 2022, arXiv 2211.12572, algorithm 1.) It changes features: f is the residual of one
-block on the way up, at the second coarsest grid there (the coarsest, if there is one grid), and the
-queries and keys are those of the way up. Equal prompts with equal guidance do not give the source
-back exactly, for the source runs without guidance.
+block, a third of the way up (the paper's layer 4 of 12), and the queries and keys are those of the
+way up. Equal prompts with equal guidance do not give the source back exactly, for the source runs
+without guidance.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def feature_block(job: RivalJob) -> nn.Module:
             f"{job.model.name} is a {type(job.model.module).__name__}, which has none. Use "
             "masa_ctrl or free_prompt_editing, which need attention alone."
         )
-    resnets = blocks[min(1, len(blocks) - 1)].resnets
-    found: nn.Module = resnets[min(1, len(resnets) - 1)].conv2
+    resnets = [resnet for block in blocks for resnet in block.resnets]
+    found: nn.Module = resnets[len(resnets) // 3].conv2
     return found
 
 
