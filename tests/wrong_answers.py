@@ -519,8 +519,8 @@ WRONG: dict[str, list[tuple[Answer, str]]] = {
             "place changed",
         ),
         (
-            lambda before, after, asked: any(after[k] == v for k, v in asked.items()),
-            "place changed",
+            lambda a, b, asked: b["thing"] == asked["thing"] and b["place"] == a["place"],
+            "one came",
         ),
         (lambda before, after, asked: False, "has to be kept"),
         (lambda before, after, asked: after, "Return True to keep"),
