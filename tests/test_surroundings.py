@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from p2p_lab.edits import Replace
 from p2p_lab.inversion import invert
 from p2p_lab.models import ModelError, load
-from p2p_lab.sampling import Run, edit, generate
+from p2p_lab.sampling import Run, edit, generate, observe
 
 CAT, DOG = "a cat on grass", "a dog on grass"
 
@@ -62,6 +62,20 @@ def test_null_text_refuses_a_pipeline_that_was_made_in_inference_mode(sd_folder:
     image = generate(model, CAT, seed=1, steps=1).image
     with pytest.raises(ValueError, match="made inside torch.inference_mode.*method='direct'"):
         invert(model, image, CAT, method="null-text", steps=1)
+
+
+def test_torchs_defaults_change_no_map_of_an_observed_picture(
+    sd32: Any, request: pytest.FixtureRequest
+) -> None:
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = observe(sd32, picture, CAT, step=1, steps=3).map("cat")
+    request.getfixturevalue("meta_by_default")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = observe(sd32, picture, CAT, step=1, steps=3).map("cat")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor])
