@@ -1,12 +1,7 @@
 """Laws of the panels, without a kernel: what is set is made, the newest paints, errors show.
 
 They hold with ipywidgets 8 and with 7.7.1, which Colab has. To run them on the latter, beside the
-usual environment and without a second torch:
-
-    .venv/bin/python -m venv --without-pip out/colab; S=out/colab/lib/python3.*/site-packages
-    ls -d $PWD/.venv/lib/python3.*/site-packages > $(echo $S)/usual.pth
-    .venv/bin/python -m pip install --no-deps --target $(echo $S) ipywidgets==7.7.1
-    out/colab/bin/python -m pytest tests/test_widgets.py
+usual environment and without a second torch: "With ipywidgets 7" in CONTRIBUTING.md.
 """
 
 from __future__ import annotations

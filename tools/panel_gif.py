@@ -23,13 +23,15 @@ from tests import test_browser as browser  # noqa: E402
 
 MOST_BYTES = 1_000_000
 WIDTH = 760
+COLOURS = 256
 FRAME_MS = 900
 STOPS = 4  # frames to each side; a stop is some presses of an arrow key
 PRESSES = 7
-WORD = 4  # "snowy", counted from 0
-CELL = """from p2p_lab import EditPanel, Reweight, load
-EditPanel(load(), "a cat in a snowy field", "a cat in a snowy field", seed=3,
-          edits=[Reweight("snowy", 1.0)])"""
+WORD = 8  # "snowy", counted from 0
+CELL = """from p2p_lab import EditPanel, load
+EditPanel(load(), "a cat next to a house in a snowy field",
+          "a dog next to a house in a snowy field", seed=1)"""
+FINAL = "document.querySelector('.p2p-status').textContent.startsWith('Final')"
 
 
 def shot(page: Any) -> Image.Image:
@@ -43,6 +45,7 @@ def shot(page: Any) -> Image.Image:
 
 def film(page: Any) -> list[Image.Image]:
     """Turn the fader down, below zero and up again; return a frame of each stop."""
+    page.wait_for_function("document.querySelectorAll('.p2p figure img').length === 3")
     frames = [shot(page)]
     handle = page.locator(".p2p-faders [role=slider]").nth(WORD)
     for key in ["ArrowLeft"] * STOPS + ["ArrowRight"] * STOPS:
@@ -51,21 +54,23 @@ def film(page: Any) -> list[Image.Image]:
         for _ in range(PRESSES):
             page.keyboard.press(key)
         browser.changed(page, browser.EDITED, before)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(500)
+        page.wait_for_function(FINAL)
         frames.append(shot(page))
     return frames
 
 
 def write_gif(frames: list[Image.Image], path: Path) -> None:
-    """Write the frames with one palette.
+    """Write the frames with one palette, made of the first frame and of the one farthest from it.
 
     Raises:
         ValueError: If the file is larger than 1 MB.
     """
-    palette = frames[0].quantize(128)
-    first, *rest = [
-        frame.quantize(128, palette=palette, dither=Image.Dither.NONE) for frame in frames
-    ]
+    both = Image.new("RGB", (WIDTH, 2 * frames[0].height))
+    both.paste(frames[0])
+    both.paste(frames[STOPS], (0, frames[0].height))
+    palette = both.quantize(COLOURS)
+    first, *rest = [frame.quantize(COLOURS, palette=palette) for frame in frames]
     first.save(path, save_all=True, append_images=rest, duration=FRAME_MS, loop=0, optimize=True)
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; at most {MOST_BYTES}.")
