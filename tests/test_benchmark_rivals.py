@@ -13,7 +13,7 @@ from benchmarks.editing.cases import half_of, make_cases
 from benchmarks.editing.kinds import KINDS
 from benchmarks.records import Records, Row
 from benchmarks.rivalry.faders import POSITIONS
-from benchmarks.rivalry.report import METHODS, markdown, readme, summary, table_of
+from benchmarks.rivalry.report import METHODS, markdown, reading, readme, summary, table_of
 from benchmarks.rivalry.results import read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced, planned
 from benchmarks.rivalry.settings import P2P, TRIES, best_of, choose, tried_name
@@ -173,6 +173,22 @@ def test_the_summary_is_keyed_by_method() -> None:
     for numbers in found.values():
         assert numbers["success"] == 0.75 and numbers["background_psnr"] == 30.0
         assert numbers["seconds"] == 1.0 and numbers["cases"] == 4
+
+
+def test_the_sentence_below_the_table_names_those_that_keep_as_much() -> None:
+    better = {"flow_edit": 31.0, "inf_edit": 30.0}
+    rows = [
+        {**r, "background_psnr": better.get(r["method"], 20.0 + 10 * (r["method"][:3] == "p2p"))}
+        for r in reported()
+    ]
+    rows = [{**r, "masked_background_psnr": 35.0 * (r["method"] == "dds")} for r in rows]
+    rows = [{**r, "both": float(r["method"] != "sdedit")} for r in rows]
+    text = reading(table_of(rows))
+    assert "without a blend: FlowEdit, InfEdit." in text and "with a blend: DDS." in text
+    often = text.split("nothing else: ")[1]
+    assert "SDEdit" not in often and all(
+        r.name in often for m, r in RIVALS.items() if m != "sdedit"
+    )
 
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "short. " + "; ".join(f"{name} {value}" for name, value in about.items()) + ".",
         _how(results, count, lost),
         "\n".join(_main(table)),
+        reading(table),
         _mask_text(table) + "\n\n" + "\n".join(_masked(table)),
         "## Drawn and real pictures\n\n" + "\n".join(_origins(table)),
         "## Share of edits that did what was asked, by kind\n\n" + "\n".join(_kinds(table)),
@@ -135,6 +136,30 @@ def _main(table: Table) -> list[str]:
             ]
         )
     return _rows(head, lines, 3)
+
+
+def reading(table: Table) -> str:
+    """Return which rivals keep as much as Prompt-to-Prompt, by means alone, in a sentence."""
+    local = {m: [row for row in rows if row["local"]] for m, rows in table.items()}
+    free = _at_least(table, "background_psnr", _mean_of(table[P2P], "background_psnr"))
+    blended = _mean_of(local[BLENDED], "background_psnr")
+    with_mask = _at_least(local, "masked_background_psnr", blended)
+    success = _at_least(table, "both", _mean_of(table[P2P], "both"))
+    return (
+        f"By the means, of {len(RIVALS)} later methods: as much background as Prompt-to-Prompt "
+        f"without a blend: {free}. With a mask (below) as much as Prompt-to-Prompt with a blend: "
+        f"{with_mask}. At least as often what was asked and nothing else: {success}. Where two "
+        "intervals overlap widely, these cases do not decide."
+    )
+
+
+def _at_least(table: Table, name: str, least: float) -> str:
+    found = [named(m) for m in RIVALS if _mean_of(table[m], name) >= least]
+    return ", ".join(found) or "none"
+
+
+def _mean_of(rows: Sequence[Row], name: str) -> float:
+    return mean([row.get(name) for row in rows]) or 0.0
 
 
 def _mask_text(table: Table) -> str:
