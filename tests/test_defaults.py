@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_lab import checks, edits, figures, judge, metrics, scenes, tokens, widgets
+from p2p_lab import checks, edits, figures, judge, metrics, sampling, scenes, tokens, widgets
 from p2p_lab.edits import LocalBlend, Reweight
 from p2p_lab.inversion import NullText, invert
 from p2p_lab.sampling import Run, edit, generate
@@ -82,6 +82,7 @@ def at(sd32: Any) -> Any:
         mask=torch.from_numpy(rng.random((16, 16)) > 0.5),
         prompts=prompts,
         alignment=tokens.align_words(*prompts),
+        relations=sampling.Relations(prompts[0], (2, 2), torch.eye(len(prompts[0]) + 4)),
         plan=edited.plan,
         scene=scene,
         picture=scenes.render(scene).images[0],
@@ -106,6 +107,7 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "show_pictures": lambda at: figures.show_pictures([at.a, at.run], ["one", "two"]),
         "show_plan": lambda at: figures.show_plan(at.plan),
         "show_guidance": lambda at: figures.show_guidance(at.a, at.b, 3.0),
+        "show_relations": lambda at: figures.show_relations(at.relations),
         "show_row": lambda at: figures.show_row(at.run, (2, 3)),
         "show_sweep": lambda at: figures.show_sweep([at.a, at.b], [0, 1], name="τ", source=at.a),
         "show_trajectory": lambda at: figures.show_trajectory(at.run),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from p2p_lab import figures
 from p2p_lab.edits import LocalBlend, Replace, Reweight, compile_edits
+from p2p_lab.sampling import Relations
 from p2p_lab.tokens import Prompt, align_words
 from worlds import tiny_tokenizer
 
@@ -179,6 +180,27 @@ def test_upsampling_keeps_the_mean_of_a_map_and_its_range() -> None:
     assert big.mean() == pytest.approx(heat.mean(), rel=0.05)
 
 
+def relations_of(prompt: Prompt) -> Relations:
+    """Relations on a grid of 2×2: each token looks at itself, each place at the second token."""
+    count = len(prompt)
+    matrix = torch.zeros(count + 4, count + 4)
+    matrix[range(count), range(count)] = 1
+    matrix[count:, 1] = 1
+    return Relations(prompt, (2, 2), matrix)
+
+
+def test_relations_are_drawn_as_shares_of_who_looks(prompts: list[Prompt]) -> None:
+    figure = figures.show_relations(relations_of(prompts[0]))
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [label.get_text() for label in axes.get_xticklabels()]
+    table = np.asarray(axes.images[0].get_array())
+    assert np.allclose(table.sum(axis=1), 1)
+    assert table[-1, 1] == 1 and table[1, 1] == 1  # places look at the first word, it at itself
+    said = "The picture gives 100% to the text; the words give it 0% to 0%."
+    assert said in figures.alt_text(figure)
+
+
 def test_show_edit_says_what_each_picture_kept(prompts) -> None:
     a, b = picture(0), picture(1)
     c = a.copy()
@@ -220,6 +242,7 @@ def test_every_text_of_every_figure_is_drawn_as_it_is_written(text: str, sd32) -
     drawn = [
         figures.show_alignment(align_words(*pair)),
         figures.show_plan(moved),
+        figures.show_relations(relations_of(pair[0])),
         figures.show_edit(
             SimpleNamespace(image=a, prompt=pair[0]), a, SimpleNamespace(image=a, prompt=pair[1])
         ),

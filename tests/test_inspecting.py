@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from p2p_lab.attention import UnsupportedAttention
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
 from p2p_lab.inversion import invert
 from p2p_lab.models import load
@@ -23,9 +24,10 @@ from p2p_lab.sampling import (
     noise_of,
     observe,
     pictures_at,
+    relations_at,
     word_step,
 )
-from tests.family_pipelines import save_sd3
+from tests.family_pipelines import save_flux, save_sd3
 
 SOURCE, TARGET, STEPS = "a cat on grass", "a dog on grass", 5
 
@@ -163,3 +165,44 @@ def test_a_picture_is_observed_once_with_the_noise_of_the_step_and_nothing_is_le
 def test_a_step_that_is_not_there_cannot_be_observed(sd32: Any) -> None:
     with pytest.raises(ValueError, match="steps go from 0 to 4"):
         observe(sd32, torch.zeros(3, 32, 32), SOURCE, step=5, steps=5)
+
+
+@pytest.mark.parametrize("save", [save_sd3, save_flux])
+def test_relations_are_the_whole_softmax_of_which_the_maps_are_a_part(
+    tmp_path: Path, save: Any
+) -> None:
+    save(tmp_path)
+    run = generate(load(str(tmp_path), "cpu"), SOURCE, seed=1, steps=3, record="tape")
+    assert run.attention is not None
+    for site in (None, next(iter(run.attention.sites))):
+        found = relations_at(run, 1, site=site)
+        count, (height, width) = len(run.prompt), found.size
+        assert found.matrix.shape == (count + height * width,) * 2
+        assert torch.allclose(found.matrix.sum(dim=1), torch.ones(len(found.matrix)), atol=1e-5)
+        maps = run.attention.token_maps(step=1, site=site, resolution=None if site else found.size)
+        assert torch.allclose(found.image_to_text, maps, atol=1e-5)
+        assert found.text_to_text.shape == (count, count)
+        assert found.text_to_image.shape == (count, height, width)
+        assert found.image_to_image.shape == (height * width,) * 2
+        names, table = found.table()
+        assert names[-1] == "image" and set(run.prompt.words) <= set(names)
+        assert torch.allclose(table.sum(dim=1), torch.ones(len(names)), atol=1e-5)
+        cat = run.prompt.tokens_of("cat")
+        given = found.text_to_image[cat].sum() / len(cat)
+        assert table[names.index("cat"), -1] == pytest.approx(float(given), abs=1e-5)
+
+
+def test_relations_are_refused_where_text_does_not_ask(run: Run) -> None:
+    with pytest.raises(UnsupportedAttention, match="the text does not ask"):
+        relations_at(run, 0)
+    with pytest.raises(ValueError, match="There is no step 5"):
+        relations_at(run, STEPS)
+
+
+def test_a_joint_site_that_is_not_there_is_refused_by_the_names_of_those_that_are(
+    tmp_path: Path,
+) -> None:
+    save_sd3(tmp_path)
+    run = generate(load(str(tmp_path), "cpu"), SOURCE, seed=1, steps=2)
+    with pytest.raises(ValueError, match=r"no joint site 'x'.*transformer_blocks\.0\.attn\b"):
+        relations_at(run, 0, site="x")

@@ -13,6 +13,7 @@ from p2p_lab.figures.guidance import show_guidance
 from p2p_lab.figures.inversions import show_cost, show_drift, show_losses
 from p2p_lab.figures.maps import overlay, show_map, show_maps, show_row, upsample
 from p2p_lab.figures.plans import show_alignment, show_plan
+from p2p_lab.figures.relations import show_relations
 from p2p_lab.figures.runs import show_blend, show_trajectory
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "show_maps",
     "show_pictures",
     "show_plan",
+    "show_relations",
     "show_row",
     "show_sweep",
     "show_trajectory",

@@ -57,8 +57,8 @@ def show_alignment(alignment: Alignment, ax: Axes | None = None) -> Drawn:
     for j in new:
         ax.add_patch(Rectangle((j - 0.5, -0.5), 1, source.end, fill=False, hatch="//", ec="white"))
     names = [p + (" (new)" if j in new else "") for j, p in enumerate(target.pieces[: target.end])]
-    _ticks(ax.xaxis, names, rotation=60)
-    _ticks(ax.yaxis, list(source.pieces[: source.end]))
+    label_axis(ax.xaxis, names, rotation=60)
+    label_axis(ax.yaxis, list(source.pieces[: source.end]))
     ax.set_xlabel("target token", fontsize=NORMAL)
     ax.set_ylabel("source token", fontsize=NORMAL)
     ax.set_title("mapper P, 0 (dark) … 1 (light)", fontsize=NORMAL)
@@ -71,7 +71,7 @@ def show_alignment(alignment: Alignment, ax: Axes | None = None) -> Drawn:
     return drawn
 
 
-def _ticks(axis: Any, names: list[str], *, rotation: float = 0) -> None:
+def label_axis(axis: Any, names: list[str], *, rotation: float = 0) -> None:
     """Label every token of an axis, as plain text."""
     axis.set_ticks(range(len(names)), labels=names, fontsize=SMALL, rotation=rotation)
     for label in axis.get_ticklabels():
@@ -104,7 +104,7 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
     for ax, gain, title in zip(grid[0], gains, titles, strict=True):
         image = ax.imshow(gain[:, :shown].T, cmap=colours, vmin=low, vmax=high, aspect="auto")
         ax.set_title(title, fontsize=NORMAL)
-        _ticks(ax.yaxis, names if ax is grid[0][0] else [])
+        label_axis(ax.yaxis, names if ax is grid[0][0] else [])
     bar = figure.colorbar(image, ax=grid[0], pad=0.01)
     bar.set_label(f"gain, {low:g} … {high:g}{', white is 0' if low < 0 else ''}", fontsize=SMALL)
     spans = _spans(plan, steps)

@@ -20,6 +20,7 @@ from p2p_lab.sampling.inspecting import (
 )
 from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
 from p2p_lab.sampling.observing import observe
+from p2p_lab.sampling.relating import Relations, relations_at
 from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
@@ -27,6 +28,7 @@ from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
 __all__ = [
     "Cancelled",
     "EditCache",
+    "Relations",
     "Run",
     "GuidedConditioning",
     "Trajectory",
@@ -48,5 +50,6 @@ __all__ = [
     "predict",
     "predict_clean",
     "denoise",
+    "relations_at",
     "word_step",
 ]
