@@ -41,7 +41,7 @@ from p2p_lab.training.loop import fold_normalisation
 from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
 from p2p_lab.training.stage import rate_factor, run_stage
-from p2p_lab.training.supervision import supervision_loss
+from p2p_lab.training.supervision import record_cross_attention, supervision_loss
 from p2p_lab.training.tokens import build_tokenizer
 from tiny_run import TINY
 
@@ -424,6 +424,25 @@ def test_a_bundled_model_has_one_size_under_its_name_with_and_without_version() 
     model = p2p_lab.load("scenes-64", "cpu")
     sizes = {model_benchmark.size_mb(name, model) for name in ("scenes-64", model.name, None)}
     assert len(sizes) == 1 and 1 < sizes.pop() < 25
+
+
+def test_the_attention_of_training_is_the_libraries_with_equal_gradients() -> None:
+    parts = build(TINY)
+    latents = torch.randn(2, TINY.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    ids = parts.tokenizer(["a cat", "a dog"], padding="max_length", return_tensors="pt").input_ids
+    text = parts.text_encoder(ids)[0].detach()
+    found = []
+    for recorded in (False, True):
+        maps = record_cross_attention(parts.unet) if recorded else []
+        parts.unet.zero_grad()
+        out = parts.unet(latents, 500, text).sample
+        out.square().mean().backward()
+        grads = [p.grad.clone() for p in parts.unet.parameters() if p.grad is not None]
+        found.append((out.detach(), grads))
+        assert bool(maps) == recorded
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    for plain, ours in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(plain, ours, atol=1e-6, rtol=1e-4)
 
 
 def test_only_runs_that_differ_in_their_supervision_alone_are_called_matched(
