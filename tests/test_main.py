@@ -261,7 +261,7 @@ def test_doctor_tries_a_later_stage_on_a_picture(capsys: pytest.CaptureFixture[s
     main(["doctor", "--model", "cascade-64/super", "--device", "cpu", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert "two edits" in found["engine"]
-    assert not [s for s in found["wrong"] if "edit" in s or "louder" in s]
+    assert not [s for s in found["wrong"] if "edit" in s or "turned up" in s]
 
 
 def test_doctor_says_what_is_wrong_and_exits_with_1(

@@ -196,14 +196,14 @@ def engine(model: Any) -> Iterator[tuple[str, Any] | str]:
             model = model.on(torch.full((3, 16, 16), 0.5), seed=0)
         run = generate(model, text, seed=0, steps=2)
         same = edit(run, text, [Refine()])
-        loud = edit(run, text, [Reweight(words[0], 4.0)])
+        turned_up = edit(run, text, [Reweight(words[0], 4.0)])
     except Exception as error:
         yield f"a two-step edit failed: {type(error).__name__}: {error}"
         return
     yield "engine", f"source and two edits of 2 steps in {time.perf_counter() - started:.1f} s"
     if not torch.allclose(same.pixels, run.pixels, atol=1e-3):
         yield "an edit that should change nothing changed the picture."
-    if torch.equal(loud.pixels, run.pixels):
-        yield "a louder word changed nothing: the attention is not reached."
-    if not torch.isfinite(loud.pixels).all():
+    if torch.equal(turned_up.pixels, run.pixels):
+        yield "a word that was turned up changed nothing: the attention is not reached."
+    if not torch.isfinite(turned_up.pixels).all():
         yield f"the picture holds NaN: {model.dtype} overflows here. Try another device."

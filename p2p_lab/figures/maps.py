@@ -1,7 +1,7 @@
 """Word heatmaps: where the model looks for each word, on one colour scale, with their numbers.
 
 A map is (h, w), the mean attention probability that each position pays to a word. The maps of one
-figure share the range 0 … their common maximum, so that a loud word looks loud; the numbers say
+figure share the range 0 … their common maximum, so that a strong word looks strong; the numbers say
 the rest. What recorded the maps is not known here.
 """
 
@@ -140,7 +140,7 @@ def show_maps(
 ) -> LabFigure:
     """Draw the heatmaps of words on one shared scale, above the picture lit by each of them.
 
-    The heatmaps share their scale, so that loudness can be compared; the lit pictures use each
+    The heatmaps share their scale, so that words can be compared; the lit pictures use each
     map's own maximum, so that a quiet word's place can be seen.
 
     Args:
@@ -188,7 +188,7 @@ def _edge(value: float) -> str:
 
 
 def _maps_alt(heats: Mapping[str, Floats], low: float, top: float) -> str:
-    """Say which word is loudest, and where each looks."""
+    """Say which word is strongest, and where each looks."""
     places = [f'"{word}" peaks {_where(heat)} at {heat.max():.2f}' for word, heat in heats.items()]
     return f"Heatmaps of {len(heats)} words on the shared scale {_edge(low)} to {_edge(top)}: " + (
         "; ".join(places) + "."

@@ -3,7 +3,7 @@
     z_t = √ᾱ_t z_0 + √(1−ᾱ_t) ε̃_t  (independent noise a step),    ξ_t = (z_{t−1} − μ(z_t))/σ_t
 
 (Huberman-Spiegelglas et al. 2023, arXiv 2304.06140, algorithm 1.) The latents of neighbouring steps
-are less alike than in sampling, so the maps ξ are louder than plain noise and hold the picture's
+are less alike than in sampling, so the maps ξ are larger than plain noise and hold the picture's
 layout; reconstruction is exact by construction.
 """
 

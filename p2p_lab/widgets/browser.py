@@ -39,7 +39,7 @@ class WordMap(anywidget.AnyWidget):
         peaks: the maximum of each map.
         outlines: a data URL of each word's true outline, or "".
         look: "light" lights the picture, "heat" paints the map over it.
-        shared: whether all maps share one scale, the loudest word's.
+        shared: whether all maps share one scale, the strongest word's.
         pinned: the word that stays when nothing is hovered, −1 for none.
         row_labels, row_maps: words, special tokens and padding, and the maps of all of them, 16
             bits a cell, 65535 for a share of 1: what one place looks at.
@@ -73,7 +73,7 @@ class Stage(anywidget.AnyWidget):
         tool: "mask" shows where `level` is above `threshold`; "paint" paints `painted`; "move"
             drags `region`.
         rows, columns: cells of the three grids, one byte each.
-        level, threshold: how loud the words are, 255 at the loudest, and from where on they count.
+        level, threshold: the words' attention, 255 at its maximum, and from where on it counts.
         painted, brush: where was painted (255), and the brush's radius in cells.
         region: the cells of the object (255).
         down, right, scale: where it was taken to, in parts of the picture, and how large it is now.

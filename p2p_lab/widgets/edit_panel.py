@@ -166,7 +166,7 @@ class EditPanel(Panel):
             *([why_fixed] if self._source_run is not None else []),
             style.row(fields["target"]),
             style.row(*self._pictures, align_items="flex-start"),
-            style.head("Faders", "how loud each word is: 1 as it was, 0 off, below 0 away from it"),
+            style.head("Faders", "weight of each word: 1 as it was, 0 off, below 0 away from it"),
             self.controls.desk,
             self.footer(reset, self.sharing.code_button, self.sharing.link_button),
             self.sharing.box,

@@ -53,7 +53,7 @@ function render({ model, el }) {
     image.src = get("picture");
   }
 
-  // Which cells count: the painted ones, or those louder than the threshold
+  // Which cells count: the painted ones, or those above the threshold
   function inside() {
     const [rows, columns] = size();
     const cells = bytesOf(tool() === "mask" ? get("level") : get("painted"));

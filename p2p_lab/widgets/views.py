@@ -89,7 +89,7 @@ def self_view(store: AttentionStore, site: str, **choice: Any) -> MapView:
 
 
 def numbers(heat: Maps, mask: Any = None) -> str:
-    """Say how loud a map is, and how well it covers its true mask."""
+    """Say how strong a map is, and how well it covers its true mask."""
     note = f"max {heat.max():.2f}, mean {heat.mean():.3f}"
     if mask is None:
         return note

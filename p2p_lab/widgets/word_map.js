@@ -221,13 +221,13 @@ function render({ model, el }) {
   }
 
   function loadWords() {
-    const loudest = Math.max(...model.get("peaks"), 1e-9);
+    const strongest = Math.max(...model.get("peaks"), 1e-9);
     words.replaceChildren(...model.get("labels").map((label, i) => {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "p2p-word";
       button.textContent = label;
-      button.style.setProperty("--loud", model.get("peaks")[i] / loudest);
+      button.style.setProperty("--strength", model.get("peaks")[i] / strongest);
       button.addEventListener("mouseenter", () => hover(i));
       button.addEventListener("mouseleave", () => hover(-1));
       button.addEventListener("focus", () => hover(i));

@@ -18,8 +18,8 @@ export function summed(steps) {
  * @param {[number, number]} size of the latents @returns {Float32Array} */
 export function blendMask(source, target, blend, size) {
   const mask = new Float32Array(size[0] * size[1]).fill(1);
-  const near = loudest(source, target, blend.source_tokens, blend.target_tokens, size, true);
-  const away = loudest(source, target, blend.source_subtract, blend.target_subtract, size, false);
+  const near = strongest(source, target, blend.source_tokens, blend.target_tokens, size, true);
+  const away = strongest(source, target, blend.source_subtract, blend.target_subtract, size, false);
   const threshold = Math.fround(blend.threshold);
   const painted = blend.mask && averaged(blend.mask, size);
   for (let i = 0; i < mask.length; i++) {
@@ -46,14 +46,14 @@ function averaged(mask, [height, width]) {
   return out;
 }
 
-/** How loud words are as a part of their maximum, in the louder prompt; null without words.
+/** How strong words are as a part of their maximum, in the stronger prompt; null without words.
  * @param {Maps} source @param {Maps} target @param {number[]} before @param {number[]} after
  * @param {[number, number]} size @param {boolean} pool @returns {Float32Array | null} */
-function loudest(source, target, before, after, size, pool) {
+function strongest(source, target, before, after, size, pool) {
   /** @type {Float32Array[]} */
   const parts = [];
-  if (before.length) parts.push(loudness(heatOf(source, before), source.grid, size, pool));
-  if (after.length) parts.push(loudness(heatOf(target, after), target.grid, size, pool));
+  if (before.length) parts.push(strength(heatOf(source, before), source.grid, size, pool));
+  if (after.length) parts.push(strength(heatOf(target, after), target.grid, size, pool));
   if (!parts.length) return null;
   return parts.length === 1 ? parts[0] : parts[0].map((value, i) => Math.max(value, parts[1][i]));
 }
@@ -73,7 +73,7 @@ function heatOf(maps, tokens) {
 
 /** @param {Float32Array} heat @param {[number, number]} grid @param {[number, number]} size
  * @param {boolean} pool @returns {Float32Array} */
-function loudness(heat, grid, size, pool) {
+function strength(heat, grid, size, pool) {
   const wide = pool ? pooled(heat, grid) : heat;
   const large = new Float32Array(size[0] * size[1]);
   for (let y = 0; y < size[0]; y++) {
