@@ -108,7 +108,7 @@ class AttentionStore:
         """
         maps = self.token_maps(resolution=resolution, site=site, step=step, head=head, which=which)
         found: dict[str, Tensor] = {}
-        for name, tokens in self._named_tokens(special):
+        for name, tokens in self.prompt.named_tokens(special=special):
             label, n = name, 1
             while label in found:
                 n += 1
@@ -244,15 +244,6 @@ class AttentionStore:
             total = probs if total is None else total + probs
         assert total is not None
         return (total / len(steps)).float()
-
-    def _named_tokens(self, special: bool) -> list[tuple[str, list[int]]]:
-        prompt = self.prompt
-        named = [(word, prompt.tokens_at(i)) for i, word in enumerate(prompt.words)]
-        if not special:
-            return named
-        frame = [(prompt.pieces[i], [i]) for i in prompt.specials]
-        rest = [("padding", prompt.padding)] if prompt.padding else []
-        return sorted(named + frame, key=lambda entry: entry[1][0]) + rest
 
 
 _NO_TAPE = (

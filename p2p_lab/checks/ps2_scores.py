@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
+from p2p_lab.attention import AttentionStore
 from p2p_lab.checks.answering import Bundled
 from p2p_lab.checks.drivers import measure_and_restore
 from p2p_lab.checks.exercise import Wrong, draw, tensor
@@ -19,6 +19,7 @@ from p2p_lab.checks.loaded import bundled
 from p2p_lab.checks.noised_scenes import NoisedScene, draw_noised_scene
 from p2p_lab.checks.question import Args, Mistake, Question
 from p2p_lab.checks.watching import Rules
+from p2p_lab.sampling.observing import maps_of_call
 
 Enlarge = Callable[[Tensor, tuple[int, ...]], Tensor]
 
@@ -145,17 +146,9 @@ SCORE: Question = Question(
 
 
 @cache
-@torch.no_grad()
 def record_of(noised: NoisedScene) -> AttentionStore:
-    """Return the maps of a look as the package records them."""
-    model = bundled()
-    sites = find_sites(model.module, noised.latents.shape[-2:])  # type: ignore[arg-type]
-    watcher = Controller(sites, BatchSlices(source=slice(0, 1)))
-    with attached(model.module, watcher, sites):
-        watcher.begin_step(0)
-        model.predict(noised.latents, noised.t, noised.conditioning)
-        watcher.end_step(noised.latents, None)
-    return watcher.stores(noised.prompt, ())[0]
+    """Return the maps of a noised scene as the package records them."""
+    return maps_of_call(bundled(), noised.latents, noised.t, noised.conditioning, noised.prompt)
 
 
 def _iou(

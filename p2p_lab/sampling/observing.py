@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
-from p2p_lab.models import Denoiser
+from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.runs import noise_of
 from p2p_lab.sampling.schedules import Ddim, make_schedule
+from p2p_lab.tokens import Prompt
 
 
 @torch.no_grad()
@@ -45,10 +46,27 @@ def observe(
         level, noise = schedule.alpha_bar[step], noise_of(seed, tuple(clean.shape)).to(clean)
         noisy = level**0.5 * clean + (1 - level) ** 0.5 * noise
         prompt = model.prompt(text)
-        sites = find_sites(model.module, (int(clean.shape[-2]), int(clean.shape[-1])))
-        controller = Controller(sites, BatchSlices(source=slice(0, 1)))
-        with attached(model.module, controller, sites):
-            controller.begin_step(0)
-            model.predict(noisy, schedule.timesteps[step], model.encode_prompt(prompt, size))
-            controller.end_step(clean, None)
+        conditioning = model.encode_prompt(prompt, size)
+        return maps_of_call(model, noisy, schedule.timesteps[step], conditioning, prompt)
+
+
+@torch.no_grad()
+def maps_of_call(
+    model: Denoiser, latents: Tensor, time: Tensor, conditioning: Conditioning, prompt: Prompt
+) -> AttentionStore:
+    """Return the maps of one call of the denoiser, without guidance.
+
+    Args:
+        model: any denoiser.
+        latents: what it is given, (1, C, h, w).
+        time: the model's time.
+        conditioning: the encoded prompt, one row.
+        prompt: the prompt, whose tokens are the maps' columns.
+    """
+    sites = find_sites(model.module, (int(latents.shape[-2]), int(latents.shape[-1])))
+    controller = Controller(sites, BatchSlices(source=slice(0, 1)))
+    with attached(model.module, controller, sites):
+        controller.begin_step(0)
+        model.predict(latents, time, conditioning)
+        controller.end_step(latents, None)
     return controller.stores(prompt, model.card.map_sites)[0]

@@ -56,18 +56,14 @@ class Relations:
         return self.matrix[len(self.prompt) :, len(self.prompt) :]
 
     def table(self) -> tuple[list[str], Tensor]:
-        """Gather words, the frame, the padding and the picture.
+        """Gather the words, the start and end tokens, the padding and the picture.
 
         Returns:
             Names of the n groups, and (n, n): row = the mean of a group's members, column = what
             they give to all of another group together. A row sums to 1.
         """
         prompt = self.prompt
-        groups = [(word, prompt.tokens_at(i)) for i, word in enumerate(prompt.words)]
-        groups += [(prompt.pieces[i], [i]) for i in prompt.specials]
-        groups.sort(key=lambda group: group[1][0])
-        if prompt.padding:
-            groups.append(("padding", list(prompt.padding)))
+        groups = prompt.named_tokens(special=True)
         groups.append(("image", list(range(len(prompt), len(self.matrix)))))
         member = self.matrix.new_zeros(len(groups), len(self.matrix))
         for row, (_, places) in zip(member, groups, strict=True):
@@ -91,9 +87,8 @@ class _AllQueries:
         """Record, and compute what the kernel would."""
         probs = call.query_key(slice(0, 1), slice(None)).probs()[0].mean(dim=0)  # (L + P, L + P)
         count = len(probs)
-        image = list(range(count))[site.image_keys(count)]
-        text = list(range(count))[site.text_keys(count)]
-        order = text + image
+        places = torch.arange(count, device=probs.device)
+        order = torch.cat([places[site.text_keys(count)], places[site.image_keys(count)]])
         self.found.append(probs[order][:, order].float().cpu())
         return call.native()
 

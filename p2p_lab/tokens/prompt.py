@@ -156,6 +156,19 @@ class Prompt:
             for token in range(*span)
         ]
 
+    def named_tokens(self, *, special: bool = False) -> list[tuple[str, list[int]]]:
+        """Return each word with its token positions, in the order of the prompt.
+
+        Args:
+            special: add the start and the end token in their places, and the padding at the end.
+        """
+        named = [(word, self.tokens_at(i)) for i, word in enumerate(self.words)]
+        if not special:
+            return named
+        frame = [(self.pieces[i], [i]) for i in self.specials]
+        rest = [("padding", self.padding)] if self.padding else []
+        return sorted(named + frame, key=lambda entry: entry[1][0]) + rest
+
     @property
     def padding(self) -> list[int]:
         """Return the token positions of the padding, in every part."""
