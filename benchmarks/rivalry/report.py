@@ -87,8 +87,9 @@ SAME = (
     "What is fixed, so that a rerun gives the same scores to the digit: the versions above, one "
     "thread (`OMP_NUM_THREADS=1`, which the script sets), float32 on the CPU, noise drawn on the "
     "CPU from a seed of the case. What cannot be fixed from here: a processor with other vector "
-    "instructions adds up in another order, which moves last bits and, rarely, a verdict. Seconds "
-    "are CPU seconds of one machine; calls of the denoiser are the same on all."
+    "instructions adds up in another order, which moves last bits and, rarely, a verdict. CPU "
+    "seconds are of one machine, and up to twice as many where another process shares its core: "
+    "compare them within a table alone. Calls of the denoiser are the same everywhere."
 )
 
 
