@@ -24,12 +24,15 @@ from typing import Any
 
 import nbformat
 import pytest
+from playwright.sync_api import TimeoutError as TooLate
+from playwright.sync_api import expect, sync_playwright
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
 SECONDS = 300  # for what a loaded machine may need
+expect.set_options(timeout=SECONDS * 1000)
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 # All cells stay in the page, and nothing pops up over them.
@@ -111,8 +114,6 @@ def _wait_until_up(url: str, lab: Any, log: Path) -> None:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Start the system's Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
     path = find_chromium()
     if path is None:
         pytest.skip("No Chromium was found on this machine, so no panel was tried in a browser.")
@@ -162,8 +163,6 @@ DONE = f"{BEGUN} && !{PROMPTS}.some((p) => p.includes('*'))"
 
 def run_all(page: Any) -> None:
     """Run every cell and wait until the kernel has answered all of them."""
-    from playwright.sync_api import TimeoutError as TooLate
-
     for _ in range(5):  # a click before the kernel is there does nothing
         page.click(".lm-MenuBar-item:has-text('Run')")
         page.click(".lm-Menu-item:has-text('Run All Cells')")
@@ -242,9 +241,10 @@ MAP = "document.querySelector('.p2p-map canvas').toDataURL()"
 
 def test_every_cell_runs_without_an_error(opened: Any) -> None:
     page, _ = opened
-    wrong = page.query_selector_all("[data-mime-type='application/vnd.jupyter.error']")
-    assert [one.inner_text() for one in wrong] == []
-    assert page.query_selector(".p2p-faders") and page.query_selector(".p2p-map canvas")
+    wrong = page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    expect(wrong).to_have_text([])
+    for shown in (".p2p-faders", ".p2p-map canvas"):
+        expect(page.locator(shown).first).to_be_attached()
 
 
 def test_a_fader_that_is_moved_by_key_press_changes_the_picture(opened: Any) -> None:
@@ -258,7 +258,10 @@ def test_a_fader_that_is_moved_by_key_press_changes_the_picture(opened: Any) -> 
     for _ in range(8):
         page.keyboard.press("ArrowUp")
     changed(page, EDITED, before)
-    assert float(readout.inner_text()) > float(value)
+    page.wait_for_function(
+        "(old) => +document.querySelectorAll('.p2p-faders .widget-readout')[1].innerText > old",
+        arg=float(value),
+    )
 
 
 def test_keys_that_are_pressed_in_a_panel_are_no_shortcuts_of_the_notebook(opened: Any) -> None:
@@ -269,9 +272,9 @@ def test_keys_that_are_pressed_in_a_panel_are_no_shortcuts_of_the_notebook(opene
         control.focus()
         for key in ("d", "d", "a", "ArrowDown"):  # cut the cell, add one, go to the next
             page.keyboard.press(key)
-        assert control.evaluate("(one) => one === document.activeElement"), where
+        expect(control, where).to_be_focused()
         control.blur()
-    assert page.locator(".jp-Cell").count() == count
+    expect(page.locator(".jp-Cell")).to_have_count(count)
 
 
 def test_a_word_that_is_hovered_changes_the_map(opened: Any) -> None:
@@ -282,7 +285,7 @@ def test_a_word_that_is_hovered_changes_the_map(opened: Any) -> None:
     before = page.evaluate(MAP)
     word.hover()
     changed(page, MAP, before)
-    assert page.locator(".p2p-read b").first.inner_text() == word.inner_text()
+    expect(page.locator(".p2p-read b").first).to_have_text(word.inner_text())
     page.mouse.move(2, 2)
     page.wait_for_function(f"(before) => ({MAP}) === before", arg=before)
 
@@ -296,7 +299,7 @@ def test_a_word_that_is_reached_by_keyboard_changes_the_map_and_enter_keeps_it(
     word.focus()
     changed(page, MAP, before)
     page.keyboard.press("Enter")
-    assert word.get_attribute("aria-pressed") == "true"
+    expect(word).to_have_attribute("aria-pressed", "true")
     kept = page.evaluate(MAP)
     word.blur()
     assert page.evaluate(MAP) == kept != before
@@ -329,10 +332,10 @@ DROP = """(box) => {
 def test_a_picture_that_is_dropped_is_taken(opened: Any) -> None:
     page, _ = opened
     panel = page.locator(".p2p:has(.p2p-drop)").first
-    assert panel.locator("figure img").count() == 0
+    expect(panel.locator("figure img")).to_have_count(0)
     panel.locator(".p2p-empty").first.evaluate(DROP)  # on the large empty square, not on the box
     panel.locator("figure img").first.wait_for(state="visible")
-    assert "press Invert" in panel.locator(".p2p-status").first.inner_text()
+    expect(panel.locator(".p2p-status").first).to_contain_text("press Invert")
 
 
 def test_the_console_has_no_error(opened: Any) -> None:

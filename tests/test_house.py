@@ -235,3 +235,23 @@ def test_type_checkers_know_what_is_imported_from_the_package(tmp_path: Path) ->
     )
     assert "p2p_lab.sampling.runs.Run" in done.stdout, done.stdout + done.stderr
     assert "Unsupported operand types" in done.stdout
+
+
+READS_AT_ONCE = {
+    *("inner_text", "all_inner_texts", "text_content", "input_value", "get_attribute", "count"),
+    *("is_visible", "is_hidden", "is_enabled", "is_checked"),
+}
+BROWSER_TESTS = [
+    path
+    for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    if "chromium" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", BROWSER_TESTS, ids=lambda path: path.stem)
+def test_a_browser_test_waits_for_what_it_asserts(path: Path) -> None:
+    """What a page says at one moment depends on the machine: `expect` waits until it says so."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    for asserted in (node for node in nodes if isinstance(node, ast.Assert)):
+        read = {n.attr for n in ast.walk(asserted) if isinstance(n, ast.Attribute)} & READS_AT_ONCE
+        assert not read, f"{path.name}:{asserted.lineno} reads {sorted(read)} at once"

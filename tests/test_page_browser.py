@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from p2p_lab.judge import load_judge
 from p2p_lab.models import load
@@ -124,6 +127,14 @@ def alike(one: Any, other: Any) -> bool:
     return bool(np.abs(one - other).max() <= 2)
 
 
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is true of the page."""
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "The page did not come to show it."
+        time.sleep(0.05)
+
+
 def link(address: str, recipe: Recipe) -> str:
     from urllib.parse import quote
 
@@ -153,9 +164,9 @@ def test_the_page_loads_alone_from_its_own_folder_and_has_threads(tab: Tab, addr
     strangers = [url for url in tab.asked if not url.startswith((address, "blob:", "data:"))]
     assert strangers == []
     assert tab.page.evaluate("crossOriginIsolated")
-    assert tab.page.locator("#loading").is_hidden()
+    expect(tab.page.locator("#loading")).to_be_hidden()
     tab.page.wait_for_function(IDLE)
-    assert tab.page.locator("#status").inner_text() == "Ready"
+    expect(tab.page.locator("#status")).to_have_text("Ready")
 
 
 def test_source_and_edit_are_pythons_pictures(tab: Tab) -> None:
@@ -174,11 +185,13 @@ def test_a_word_that_is_hovered_lights_its_map_and_its_like_in_the_other_picture
     before = tab.seen("source"), tab.seen("edit")
     word = tab.page.locator("#figure-edit .word", has_text="house")
     word.hover()
-    assert not alike(tab.seen("edit"), before[1]) and not alike(tab.seen("source"), before[0])
-    assert "house" in tab.page.locator("#figure-edit .scale").inner_text()
-    assert "“house”" in str(tab.page.locator("#figure-edit canvas").get_attribute("aria-label"))
+    until(lambda: not alike(tab.seen("source"), before[0]))
+    until(lambda: not alike(tab.seen("edit"), before[1]))
+    expect(tab.page.locator("#figure-edit .scale")).to_contain_text("house")
+    canvas = tab.page.locator("#figure-edit canvas")
+    expect(canvas).to_have_attribute("aria-label", re.compile("“house”"))
     tab.page.mouse.move(2, 2)
-    assert alike(tab.seen("source"), before[0]) and alike(tab.seen("edit"), before[1])
+    until(lambda: alike(tab.seen("source"), before[0]) and alike(tab.seen("edit"), before[1]))
 
 
 def test_a_pixel_that_is_tapped_shows_the_words_that_it_looks_at(tab: Tab) -> None:
@@ -204,7 +217,7 @@ def test_a_pixel_that_is_tapped_shows_the_words_that_it_looks_at(tab: Tab) -> No
     assert bars["cat"] == pytest.approx(100 * max(map_of_cat), abs=0.06)
     assert max(bars, key=lambda word: bars[word]) == "cat"
     canvas.press("Escape")
-    assert tab.page.locator("#pixel .bar").count() == 0
+    expect(tab.page.locator("#pixel .bar")).to_have_count(0)
 
 
 def test_a_fader_that_is_dragged_changes_the_edit_to_pythons(tab: Tab) -> None:
@@ -216,7 +229,7 @@ def test_a_fader_that_is_dragged_changes_the_edit_to_pythons(tab: Tab) -> None:
     assert np.abs(tab.picture("edit") - before).max() > 0.05
     run = recipe.apply(recipe.generate(load(None, "cpu")))
     assert np.abs(run.pixels.numpy().ravel() - tab.picture("edit")).max() * 255 <= 1
-    assert "×-1" in tab.page.locator("#figure-edit").inner_text()
+    expect(tab.page.locator("#figure-edit")).to_contain_text("×-1")
     tab.page.locator("#faders button", has_text="All to 1").click()
     tab.drawn()
     assert np.array_equal(tab.picture("edit"), before)
@@ -250,7 +263,7 @@ def test_a_local_edit_shows_its_mask_and_keeps_the_rest(tab: Tab) -> None:
     assert tab.recipe().blend == ("cat", "dog")
     plain = tab.seen("edit")
     tab.page.locator("input[name=mask]").check()
-    assert not alike(tab.seen("edit"), plain)
+    until(lambda: not alike(tab.seen("edit"), plain))
     mask = np.array(tab.page.evaluate(f"Array.from({STATE}.shown.edit.masks.at(-1))"))
     run = tab.recipe().apply(tab.recipe().generate(load(None, "cpu")))
     assert run.masks is not None and np.array_equal(mask, run.masks[-1].numpy().ravel())
@@ -262,14 +275,15 @@ def test_a_local_edit_shows_its_mask_and_keeps_the_rest(tab: Tab) -> None:
 def test_the_wipe_and_the_play_bar_show_the_source_and_the_steps(tab: Tab) -> None:
     whole, source = tab.seen("edit"), tab.seen("source")
     tab.page.locator("input.wipe").fill("1")
-    assert alike(tab.seen("edit")[:, :-4], source[:, :-4]) and not alike(source, whole)
+    assert not alike(source, whole)
+    until(lambda: alike(tab.seen("edit")[:, :-4], source[:, :-4]))
     tab.page.locator("input.wipe").fill("0")
     tab.page.locator("input[name=step]").fill("1")
     tab.page.wait_for_function(f"{STATE}.previews.source")
-    assert not alike(tab.seen("source"), source) and not alike(tab.seen("edit"), whole)
-    assert "after step 1" in tab.page.locator("#play output").inner_text()
+    until(lambda: not alike(tab.seen("source"), source) and not alike(tab.seen("edit"), whole))
+    expect(tab.page.locator("#play output")).to_contain_text("after step 1")
     tab.page.locator("input[name=step]").fill("5")
-    assert alike(tab.seen("source"), source) and alike(tab.seen("edit"), whole)
+    until(lambda: alike(tab.seen("source"), source) and alike(tab.seen("edit"), whole))
 
 
 def test_another_word_is_chosen_from_the_menu_and_unknown_words_are_marked(tab: Tab) -> None:
@@ -280,12 +294,12 @@ def test_another_word_is_chosen_from_the_menu_and_unknown_words_are_marked(tab: 
     field.fill("a zebra next to a hous in a snowy field")
     field.press("Enter")
     tab.drawn()
-    assert tab.page.locator("#figure-edit .word.unknown").all_inner_texts() == ["zebra", "hous"]
+    expect(tab.page.locator("#figure-edit .word.unknown")).to_have_text(["zebra", "hous"])
     tab.page.locator(".strange button", has_text="house").click()
     field.fill("a dog next to a house in a snowy field")
     field.press("Enter")
     tab.drawn()
-    assert tab.page.locator(".word.unknown").count() == 0
+    expect(tab.page.locator(".word.unknown")).to_have_count(0)
 
 
 def test_what_a_user_types_stays_text_and_a_prompt_that_is_too_long_is_said(tab: Tab) -> None:
@@ -294,16 +308,16 @@ def test_what_a_user_types_stays_text_and_a_prompt_that_is_too_long_is_said(tab:
     field.press("Enter")
     tab.drawn()
     tab.page.locator("#actions button", has_text="Python").click()
-    assert "a dog <img onerror=1> <b>house</b>" in tab.page.locator("dialog pre").inner_text()
+    expect(tab.page.locator("dialog pre")).to_contain_text("a dog <img onerror=1> <b>house</b>")
     tab.page.keyboard.press("Escape")
-    assert tab.page.locator("main img, dialog img, main b:has-text('house')").count() == 0
+    expect(tab.page.locator("main img, dialog img, main b:has-text('house')")).to_have_count(0)
     field.fill("dog " * 40)
     field.press("Enter")
-    assert "too long" in tab.page.locator("#numbers .wrong").inner_text()
+    expect(tab.page.locator("#numbers .wrong")).to_contain_text("too long")
     field.fill("a dog next to a house in a snowy field")
     field.press("Enter")
     tab.drawn()
-    assert tab.page.locator("#numbers .wrong").count() == 0
+    expect(tab.page.locator("#numbers .wrong")).to_have_count(0)
 
 
 def test_a_panels_link_shows_its_edit_in_the_page_and_the_pages_link_opens_a_panel(
@@ -426,10 +440,11 @@ def test_the_tour_has_six_stops_and_each_draws(tab: Tab) -> None:
     for _ in range(6):
         titles.append(page.locator("#tour h2").inner_text())
         tab.drawn()
-        assert page.locator("#tour .try").inner_text().startswith("Try:")
-        assert page.locator(".spot").count() == 1
+        expect(page.locator("#tour .try")).to_have_text(re.compile("^Try:"))
+        expect(page.locator(".spot")).to_have_count(1)
         page.locator("#tour .line button").last.click()
-    assert len(set(titles)) == 6 and page.locator("#tour").is_hidden()
+    assert len(set(titles)) == 6
+    expect(page.locator("#tour")).to_be_hidden()
     tab.page.evaluate("p2pPage.state.change({ blend: null })")
     tab.drawn()
 
@@ -536,6 +551,6 @@ def test_a_browser_that_cannot_run_it_gets_a_sentence_and_the_strip(
     page.add_init_script("delete globalThis.OffscreenCanvas")
     page.goto(address)
     page.wait_for_selector("#loading .strip")
-    assert "too old" in page.locator("#loading").inner_text()
+    expect(page.locator("#loading")).to_contain_text("too old")
     page.wait_for_function("document.querySelector('.strip').naturalWidth > 100")
     context.close()
