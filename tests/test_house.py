@@ -18,18 +18,19 @@ HOUSE = Path(p2p_lab.__file__).parent
 
 # What each room may know. A room that is missing here may know every other one.
 STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "figures", "widgets"]
-LEAVES = {"scenes", "metrics", "judge"}
 GROUND = {"files", "codec", "devices"}  # every room may stand on these
+# The border: what edits pictures, of any model, and the world that the course is set in.
+EDITING = {*STAIRS, "models", "metrics", "rivals"}
+WORLD = {"scenes", "judge", "training", "checks"}
 KNOWS = {
-    **{room: {*STAIRS[:i], "models", *LEAVES} for i, room in enumerate(STAIRS)},
-    **{leaf: set() for leaf in LEAVES},
-    **{leaf: set() for leaf in GROUND},
+    **{room: {*STAIRS[:i], "models", "metrics"} for i, room in enumerate(STAIRS)},
+    **{room: set() for room in (*GROUND, "scenes", "metrics")},
     "judge": {"scenes", "metrics", "training"},
     "rivals": {"tokens", "edits", "attention", "models", "sampling", "inversion"},
     "tokens": set(),
     "edits": {"tokens"},
     "models": {"tokens"},
-    "training": {"tokens", "models", *LEAVES},
+    "training": {"tokens", "models", "scenes", "metrics"},
 }
 
 
@@ -70,6 +71,22 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
         known = imported_rooms(path.read_text(encoding="utf-8"), package_of(path))
         wrong = known - KNOWS.get(room, set(rooms())) - GROUND - {room, "__version__"}
         assert not wrong, f"{path.relative_to(HOUSE.parent)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("room", sorted(EDITING))
+def test_what_edits_pictures_knows_nothing_of_the_world_of_the_course(room: str) -> None:
+    assert not KNOWS[room] & WORLD
+    for path in files_of(room):
+        crossed = imported_rooms(path.read_text(encoding="utf-8"), package_of(path)) & WORLD
+        assert not crossed, f"{path.relative_to(HOUSE.parent)} imports {sorted(crossed)}"
+
+
+def test_one_name_crosses_the_border_and_stands_in_one_table() -> None:
+    from p2p_lab.inversion.suggesting import OFFERED
+
+    texts = [path.read_text(encoding="utf-8") for room in EDITING for path in files_of(room)]
+    named = re.findall(rf"\"p2p_lab\.(?:{'|'.join(sorted(WORLD))})\b[^\"]*\"", "\n".join(texts))
+    assert named == [f'"{name}"' for name in OFFERED]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +261,7 @@ READS_AT_ONCE = {
 BROWSER_TESTS = [
     path
     for path in sorted(Path(__file__).parent.glob("test_*.py"))
-    if "chromium" in path.read_text()
+    if "chromium" in path.read_text(encoding="utf-8")
 ]
 
 

@@ -39,6 +39,7 @@ from p2p_lab.inversion import (
     suggesting,
     to_tensor,
 )
+from p2p_lab.judge.suggest import refuse_empty
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Conditioning, StableDiffusion, load
 from p2p_lab.sampling import Cancelled, EditCache, Run, ddim_step, edit, predict_clean
@@ -616,6 +617,18 @@ def test_without_judge_or_captioner_the_user_is_asked_for_a_prompt(sd: Any) -> N
         suggest_prompt(sd, picture())
 
 
+def mine(model: Any) -> Any:
+    return (lambda image: CAT) if model.name == "tiny" else None
+
+
+def test_the_captioner_that_a_world_offers_for_its_models_is_asked(
+    sd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suggesting, "OFFERED", [*suggesting.OFFERED, f"{__name__}:mine"])
+    monkeypatch.setattr(sd, "name", "tiny")
+    assert suggest_prompt(sd, picture()) == CAT
+
+
 def test_a_captioner_of_ones_own_sees_the_whole_picture(sd: Any) -> None:
     seen: list[Any] = []
 
@@ -802,4 +815,4 @@ def test_a_picture_of_nothing_is_given_no_prompt() -> None:
 def test_every_picture_of_the_world_shows_something(world: str, size: int) -> None:
     scenes = [sample_scene(seed, world) for seed in range(3 * 10**6, 3 * 10**6 + 100)]
     for picture in render(scenes, size).images:
-        suggesting._refuse_empty(picture)
+        refuse_empty(picture)

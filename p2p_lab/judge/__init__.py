@@ -6,7 +6,16 @@ no generator is ever trained on what it says. The room is a leaf beside `scenes`
 """
 
 from p2p_lab.judge.labels import Labels
-from p2p_lab.judge.reading import Judge, JudgeError, load_judge
+from p2p_lab.judge.reading import Judge, JudgeError, captioner_of, load_judge
 from p2p_lab.judge.verdict import Finding, Verdict, Wanted
 
-__all__ = ["Finding", "Judge", "JudgeError", "Labels", "Verdict", "Wanted", "load_judge"]
+__all__ = [
+    "Finding",
+    "Judge",
+    "JudgeError",
+    "Labels",
+    "Verdict",
+    "Wanted",
+    "captioner_of",
+    "load_judge",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from p2p_lab.devices import cpu_by_default
 from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import PICTURE_SIZE, Answers, JudgeNet
-from p2p_lab.judge.suggest import suggest_caption
+from p2p_lab.judge.suggest import refuse_empty, suggest_caption
 from p2p_lab.judge.verdict import Finding, Verdict, Wanted, compare
 from p2p_lab.scenes import Scene
 
@@ -101,7 +101,13 @@ class Judge:
 
     @cpu_by_default()
     def suggest(self, image: Any) -> str:
-        """Suggest a prompt for a picture, in the words of the scene world."""
+        """Suggest a prompt for a picture, in the words of the scene world.
+
+        Raises:
+            ValueError: when nothing of this world is in it.
+        """
+        if not isinstance(image, Verdict):
+            refuse_empty(_resize(to_tensor(image)))
         return suggest_caption(image if isinstance(image, Verdict) else self.read(image))
 
     def _verdict(self, answers: Answers, i: int, size: tuple[int, ...]) -> Verdict:
@@ -163,6 +169,17 @@ def to_tensor(image: Any) -> Tensor:
             "Decode the latents and rescale from [-1, 1] first."
         )
     return torch.clamp(image, 0, 1)
+
+
+def captioner_of(model: Any) -> Callable[[Any], str] | None:
+    """Return what says what a picture shows in the words of a model's world, or None.
+
+    `p2p_lab.inversion.suggest_prompt` asks it by its name.
+
+    Args:
+        model: a `Denoiser`; the judge knows the world of those whose card has a vocabulary.
+    """
+    return load_judge().suggest if model.card.vocabulary else None
 
 
 def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any]) -> None:
