@@ -48,6 +48,9 @@ from p2p_lab.sampling import (
 from p2p_lab.inversion import (
     invert as invert,
 )
+from p2p_lab.recipes import (
+    Recipe as Recipe,
+)
 from p2p_lab.rivals import (
     RIVALS as RIVALS,
     Rival as Rival,

@@ -57,6 +57,7 @@ from p2p_lab.judge.train import JudgeConfig
 from p2p_lab.models import ModelError, load, verify
 from p2p_lab.models.cards import read_card
 from p2p_lab.models.identity import digest_of
+from p2p_lab.recipes import Recipe, to_code
 from p2p_lab.sampling import Run, animate, edit, generate, saving
 from p2p_lab.scenes import SMALL
 from p2p_lab.training.build import take_weights
@@ -64,7 +65,6 @@ from p2p_lab.training.checkpoint import ResumeError, begin_run, load_checkpoint,
 from p2p_lab.training.export import new_version, write_card, write_words
 from p2p_lab.training.preview import save_grid
 from p2p_lab.widgets.export import Frame, save_gif
-from p2p_lab.widgets.recipe import Recipe
 from tests.killing import kill_points
 from tests.single_file import save_single_file
 
@@ -180,8 +180,8 @@ def test_a_recipe_and_its_code_say_so_when_they_meet_another_model_of_the_same_n
     recipe = Recipe(CAT, DOG, steps=2).made_with(sd32)
     kept = Recipe.from_json(recipe.save(tmp_path).read_text("utf-8"))
     assert kept == recipe
-    code = kept.to_code([Replace()], source=cat)
-    assert recipe.made_by in code and recipe.made_by in kept.to_code([Replace()])
+    code = to_code(kept, [Replace()], source=cat)
+    assert recipe.made_by in code and recipe.made_by in to_code(kept, [Replace()])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kept.generate(sd32)

@@ -21,10 +21,11 @@ from p2p_lab.edits import EditPlan, LocalBlend, Move, Replace, Reweight
 from p2p_lab.inversion import invert, load_image, suggest_prompt
 from p2p_lab.judge import load_judge
 from p2p_lab.models import load
+from p2p_lab.recipes import Recipe, to_code
 from p2p_lab.sampling import Run, animate, edit, generate
 from p2p_lab.scenes import nearest, parse
 from p2p_lab.tokens import Prompt, ids_that_fit
-from p2p_lab.widgets import EditPanel, InversionPanel, Recipe
+from p2p_lab.widgets import EditPanel, InversionPanel
 from tests.family_words import unigram_tokenizer, wordpiece_tokenizer
 from tests.worlds import tiny_tokenizer
 
@@ -86,7 +87,7 @@ TAKEN: dict[str, Callable[[Any], Any]] = {
     "show_drift": lambda at: figures.show_drift({HALF: at.run}, at.run.trajectory.latents),
     "show_cost": lambda at: figures.show_cost({HALF: (1.0, 2.0)}, cost=HALF, quality=HALF),
     "a recipe's file": lambda at: Recipe(HALF, HALF).save(at.folder).read_text("utf-8"),
-    "a recipe's code": lambda at: Recipe(CAT, HALF, model=HALF).to_code([Replace()]),
+    "a recipe's code": lambda at: to_code(Recipe(CAT, HALF, model=HALF), [Replace()]),
     "a student": lambda at: checks.seed_of(HALF, "ps1"),
     "a scene": lambda at: parse(HALF),
     "a near word": lambda at: nearest(HALF, ("cat", "dog")),

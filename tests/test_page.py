@@ -30,11 +30,11 @@ from p2p_lab.edits import (
 )
 from p2p_lab.models import Denoiser, load
 from p2p_lab.models.vocabulary import unknown_words
+from p2p_lab.recipes import Recipe, fader_words, listed, to_code
 from p2p_lab.sampling.runs import noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.tokens import AlignmentError, Prompt
 from p2p_lab.tokens.words import normal
-from p2p_lab.widgets.recipe import Recipe, fader_words, listed
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
@@ -320,7 +320,7 @@ def test_a_recipe_means_the_same_plan_and_the_same_python_lines(model: Denoiser)
         good += 1
         assert "value" in answer, (recipe, answer)
         assert answer["value"]["plan"] == json.loads(plan.to_json()), recipe
-        assert answer["value"]["code"] == recipe.to_code(edits)
+        assert answer["value"]["code"] == to_code(recipe, edits)
     assert good > 60
 
 

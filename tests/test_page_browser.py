@@ -28,7 +28,8 @@ from playwright.sync_api import expect
 from p2p_lab.judge import load_judge
 from p2p_lab.models import load
 from p2p_lab.page import serve
-from p2p_lab.widgets import EditPanel, Recipe
+from p2p_lab.recipes import Recipe
+from p2p_lab.widgets import EditPanel
 from tests.test_browser import SECONDS, chromium, find_chromium, real_errors
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

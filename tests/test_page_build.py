@@ -32,7 +32,7 @@ from p2p_lab.judge import load_judge
 from p2p_lab.models import Denoiser, load
 from p2p_lab.page import build, export, networks, packing, runtime, serve
 from p2p_lab.page.export import PageError
-from p2p_lab.widgets.recipe import Recipe
+from p2p_lab.recipes import Recipe
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
@@ -194,7 +194,7 @@ def test_a_models_files_are_written_once_and_again_for_other_weights_words_or_co
     shutil.copytree(build.HERE.parent, room, ignore=shutil.ignore_patterns("weights", "assets"))
     monkeypatch.setattr(build, "HERE", room / "page")
     assert build.mark_of(tiny) == first.name
-    for name, same in (("widgets/code.py", True), ("sampling/loop.py", False)):
+    for name, same in (("recipes/code.py", True), ("sampling/loop.py", False)):
         (room / name).write_text((room / name).read_text() + "# other code\n")
         assert (build.mark_of(tiny) == first.name) == same, name
     monkeypatch.setattr(build, "HERE", Path(build.__file__).parent)

@@ -27,14 +27,14 @@ from PIL import Image
 import p2p_lab
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight, compile_edits
 from p2p_lab.models import ModelCard
+from p2p_lab.recipes import Recipe, recipe_of, to_code
 from p2p_lab.sampling import Cancelled, Run, edit, generate
 from p2p_lab.tokens import AlignmentError
-from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel, Recipe
+from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel
 from p2p_lab.widgets import edit_panel as edit_panel_room
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import save_gif, save_strip
 from p2p_lab.widgets.panel import VIEW, Panel
-from p2p_lab.widgets.recipe import recipe_of
 from p2p_lab.widgets.saver import uploaded
 from p2p_lab.widgets.views import outline_url, self_view, word_view
 from p2p_lab.widgets.worker import RequestToken, Worker
@@ -553,7 +553,7 @@ def test_the_code_of_any_recipe_makes_its_picture_bit_for_bit(
         edited = recipe.apply(source)
     except AlignmentError:  # prompts that share no word
         return
-    code = recipe.to_code(recipe.edits(source.prompt, edited.prompt), source=source)
+    code = to_code(recipe, recipe.edits(source.prompt, edited.prompt), source=source)
     opened: list[Any] = []
     monkeypatch.setattr(p2p_lab, "load", lambda *named, **more: opened.append(named) or sd32)
     space: dict[str, Any] = {}
@@ -565,13 +565,13 @@ def test_the_code_of_any_recipe_makes_its_picture_bit_for_bit(
 
 def test_code_opens_each_model_as_it_was_opened(sd: Any, sd_folder: Path) -> None:
     recipe = Recipe("a cat", "a dog", model="tiny-sd")
-    said = recipe.to_code([Replace()], source=generate(sd, "a cat", steps=1))
+    said = to_code(recipe, [Replace()], source=generate(sd, "a cat", steps=1))
     assert (
         f"load({str(sd_folder)!r}, dtype=torch.float64, digest='float64:" in said
         and "import torch" in said
     )
     bundled = p2p_lab.load()
-    said = recipe.to_code([Replace()], source=generate(bundled, "a cat", steps=1))
+    said = to_code(recipe, [Replace()], source=generate(bundled, "a cat", steps=1))
     assert f"load({bundled.name!r}, digest='float32:" in said
 
 
@@ -607,7 +607,7 @@ def test_a_recipe_with_a_field_of_another_kind_is_refused(name: str) -> None:
 @pytest.mark.parametrize("text", NASTY)
 def test_text_in_copied_code_is_only_text(text: str) -> None:
     recipe = Recipe(text, text, model=text, negative=text, blend=(text, text))
-    code = recipe.to_code([Reweight(text, 2.0)])
+    code = to_code(recipe, [Reweight(text, 2.0)])
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     assert sorted(ast.unparse(call.func) for call in calls) == sorted(
         ["load", "generate", "edit", "Reweight"]

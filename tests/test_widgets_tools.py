@@ -18,11 +18,11 @@ from p2p_lab.commands import web
 from p2p_lab.edits import LocalBlend, Move, Refine, Replace
 from p2p_lab.inversion import invert
 from p2p_lab.page import serve
+from p2p_lab.recipes import Recipe, links, recipe_of, to_code
 from p2p_lab.sampling import Run, edit, generate, mask_level
 from p2p_lab.tokens import AlignmentError, align_by_hand, align_tokens, align_words, links_of
-from p2p_lab.widgets import EditPanel, Recipe, links
+from p2p_lab.widgets import EditPanel
 from p2p_lab.widgets.edit_tools import ALIGNMENT, COMPARE, LOCAL, MOVE, region_of_word
-from p2p_lab.widgets.recipe import recipe_of
 from test_widgets import SOURCE, TARGET, button, from_browser, same, upload
 
 STEPS = 5
@@ -197,7 +197,7 @@ def test_masks_moves_and_links_come_back_from_json_and_from_code(
     again = Recipe.from_json(recipe.to_json())
     assert again == recipe and hash(again) == hash(recipe)
     edited = recipe.apply(run)
-    code = recipe.to_code(recipe.edits(run.prompt, edited.prompt), source=run)
+    code = to_code(recipe, recipe.edits(run.prompt, edited.prompt), source=run)
     monkeypatch.setattr(p2p_lab, "load", lambda *_, **__: sd32)
     space: dict[str, Any] = {}
     exec(code, space)
@@ -210,7 +210,7 @@ def test_masks_moves_and_links_come_back_from_json_and_from_code(
 
 def test_a_local_edit_of_target_words_alone_is_copied_as_such(run: Run) -> None:
     recipe = Recipe(SOURCE, TARGET, blend=("", "dog"))
-    code = recipe.to_code(recipe.edits(run.prompt, run.model.prompt(TARGET)))  # type: ignore[union-attr]
+    code = to_code(recipe, recipe.edits(run.prompt, run.model.prompt(TARGET)))  # type: ignore[union-attr]
     assert "target_words='dog'" in code
 
 

@@ -14,7 +14,8 @@ _SUGGESTIONS = 3
 _WEIGHT = re.compile(  # (cat:1.3), ((cat)), [cat:dog:0.5]
     r"\([^()]*:\s*[\d.]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*:[^\[\]]*\]"
 )
-_INNER = ("p2p_lab.models", "p2p_lab.sampling", "p2p_lab.inversion", "contextlib", "torch.")
+_ROOMS = ("models", "sampling", "inversion", "recipes", "rivals")
+_INNER = (*(f"p2p_lab.{room}." for room in _ROOMS), "contextlib", "torch.")
 
 
 def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:

@@ -41,7 +41,7 @@ KEPT = 3  # of each kind in the cache, and any that was used within `RECENT` sec
 RECENT = 24 * 3600.0
 # What the files of a model depend on beside the model: all of the package but its surfaces, and
 # what writes the graphs.
-SURFACES = ("widgets", "commands", "figures", "training", "checks")
+SURFACES = ("recipes", "widgets", "commands", "figures", "training", "checks")
 WRITERS = ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript", "pillow")
 
 

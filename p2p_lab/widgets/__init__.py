@@ -13,7 +13,6 @@ from p2p_lab.widgets.edit_panel import EditPanel
 from p2p_lab.widgets.explorer import AttentionExplorer
 from p2p_lab.widgets.guessing import Guess, guess, guesses
 from p2p_lab.widgets.inversion_panel import InversionPanel
-from p2p_lab.widgets.recipe import Recipe
 from p2p_lab.widgets.step_panel import StepPanel
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "EditPanel",
     "Guess",
     "InversionPanel",
-    "Recipe",
     "StepPanel",
     "guess",
     "guesses",

@@ -15,9 +15,9 @@ from PIL.Image import Image
 
 from p2p_lab.edits.places import nearest_step
 from p2p_lab.inversion import invert
+from p2p_lab.recipes import Recipe
 from p2p_lab.sampling import Run, generate
 from p2p_lab.sampling.editing import model_of
-from p2p_lab.widgets.recipe import Recipe
 
 DRAFT_STEPS = 5  # the bundled model edits as well in 5 steps as in 20
 KEPT_BYTES = 48 * 2**20  # of drafts: thousands of small pictures, some dozen large ones

@@ -13,6 +13,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from p2p_lab.models import Denoiser
+from p2p_lab.recipes import Recipe, listed
+from p2p_lab.recipes.from_edits import word_scales
+from p2p_lab.recipes.words import written
 from p2p_lab.tokens import Prompt, links_of
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import Grid, Stage
@@ -27,7 +30,6 @@ from p2p_lab.widgets.edit_fields import (
     swapped,
     words_of,
 )
-from p2p_lab.widgets.recipe import Recipe, listed, word_scales, written
 
 
 class EditControls:

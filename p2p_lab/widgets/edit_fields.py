@@ -7,10 +7,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from p2p_lab.models import Denoiser
+from p2p_lab.recipes import Recipe, fader_words
 from p2p_lab.tokens import AlignmentError, Prompt, word_blocks
 from p2p_lab.tokens.words import normal
 from p2p_lab.widgets import style
-from p2p_lab.widgets.recipe import Recipe, fader_words
 
 MOST_SEED = 2**53 - 1  # a browser knows no larger whole number
 SLIDERS = ("cross", "self_attention", "threshold")

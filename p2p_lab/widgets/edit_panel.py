@@ -18,6 +18,8 @@ from PIL.Image import Image
 from p2p_lab.edits import Edit
 from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.models import Denoiser, load
+from p2p_lab.recipes import Recipe, recipe_of, to_code
+from p2p_lab.recipes.links import read_recipe
 from p2p_lab.sampling import Cancelled, Run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.drafts import DRAFT_STEPS, Drafts
@@ -25,9 +27,7 @@ from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.edit_tools import EditTools
 from p2p_lab.widgets.edit_words import numbers, summary, why
 from p2p_lab.widgets.export import Frame
-from p2p_lab.widgets.links import read_recipe
 from p2p_lab.widgets.panel import Panel
-from p2p_lab.widgets.recipe import Recipe, recipe_of
 from p2p_lab.widgets.saver import Saver
 from p2p_lab.widgets.sharing import Sharing
 from p2p_lab.widgets.worker import RequestToken
@@ -200,7 +200,7 @@ class EditPanel(Panel):
     def code(self) -> str:
         """Return the Python lines that make the newest final picture, without the panel."""
         edits = self.recipe.edits(self.run.prompt, self.edited.prompt)
-        return self.recipe.to_code(edits, source=self.run)
+        return to_code(self.recipe, edits, source=self.run)
 
     def reprompt(self, cancel: Any = None) -> Run | None:
         """Return the target's picture from the same noise without control; it is made once.

@@ -11,13 +11,13 @@ import ipywidgets as widgets
 import torch
 
 from p2p_lab.edits import Move, compile_edits
+from p2p_lab.recipes import Recipe
 from p2p_lab.sampling import Run, mask_level
 from p2p_lab.sampling.move_masks import resolve_move_masks
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import Compare, Stage
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.edit_fields import NOTHING
-from p2p_lab.widgets.recipe import Recipe
 from p2p_lab.widgets.step_panel import StepPanel
 
 WINDOWS, LOCAL, MOVE = "Windows", "Local edit", "Move"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from p2p_lab.edits import default_edits
 from p2p_lab.metrics import psnr
 from p2p_lab.models.vocabulary import about_unknown_words
+from p2p_lab.recipes import Recipe
 from p2p_lab.sampling import Run
 from p2p_lab.sampling.editing import model_of
 from p2p_lab.tokens import Prompt
 from p2p_lab.tokens.words import normal
-from p2p_lab.widgets.recipe import Recipe
 
 
 def numbers(source: Run, edited: Run) -> str:

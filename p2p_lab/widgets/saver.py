@@ -7,9 +7,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from p2p_lab.recipes import Recipe
 from p2p_lab.widgets import style
 from p2p_lab.widgets.export import Frame, save_gif, save_strip
-from p2p_lab.widgets.recipe import Recipe
 
 MOST_FRAMES = 12
 

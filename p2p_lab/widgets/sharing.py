@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from p2p_lab.recipes import Recipe
+from p2p_lab.recipes.links import to_link
 from p2p_lab.widgets import style
 from p2p_lab.widgets.browser import code_box
-from p2p_lab.widgets.links import to_link
-from p2p_lab.widgets.recipe import Recipe
 
 
 class Sharing:

@@ -1,4 +1,4 @@
-// An edit as the Python lines that make it, as `p2p_lab.widgets.code` writes them.
+// An edit as the Python lines that make it, as `p2p_lab.recipes.code` writes them.
 
 /** @typedef {import("./plan.js").Edit} Edit */
 /** @typedef {import("./recipe.js").Recipe} Recipe */

@@ -1,4 +1,4 @@
-// All that an edit depends on, in the form of `p2p_lab.widgets.recipe.Recipe`: a link holds its JSON,
+// All that an edit depends on, in the form of `p2p_lab.recipes.Recipe`: a link holds its JSON,
 // and `EditPanel.from_recipe` opens it.
 
 import { defaultKind } from "./plan.js";
