@@ -42,7 +42,9 @@ from p2p_lab.sampling import (
     animate as animate,
     ddim_step as ddim_step,
     edit as edit,
+    edit_many as edit_many,
     generate as generate,
+    generate_many as generate_many,
     observe as observe,
 )
 from p2p_lab.inversion import (

@@ -35,9 +35,9 @@ from p2p_lab.inversion import invert
 from p2p_lab.judge import load_judge
 from p2p_lab.metrics import mask_iou
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling import EditCache, Run, animate, apply_plan, edit, generate
+from p2p_lab.sampling import EditCache, Run, animate, apply_plan, edit, edit_many, generate
 from p2p_lab.sampling.animating import frame_plan, keyframe_plans
-from p2p_lab.sampling.move_masks import encode_target
+from p2p_lab.sampling.edit_job import encode_target
 from p2p_lab.scenes import parse, render
 from p2p_lab.tokens import AlignmentError, Prompt
 from tests.worlds import tiny_tokenizer
@@ -245,7 +245,7 @@ def test_reusing_first_steps_gives_the_same_picture(cat: Run) -> None:
 
 def test_several_sources_are_each_moved_from_their_own_place(sd: Denoiser) -> None:
     runs = [generate(sd, CAT, seed=seed, steps=STEPS) for seed in (3, 4)]
-    together = edit(runs, CAT, [RIGHT], reuse=False)
+    together = edit_many(runs, CAT, [RIGHT], reuse=False)
     for run, moved in zip(runs, together, strict=True):
         assert (edit(run, CAT, [RIGHT], reuse=False).pixels - moved.pixels).abs().max() < 1e-9
 

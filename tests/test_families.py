@@ -37,7 +37,6 @@ from p2p_lab.models import ModelError
 from p2p_lab.models.living import Living
 from p2p_lab.sampling import EditCache, Run, apply_plan, make_schedule, predict_clean
 from p2p_lab.sampling.peak_memory import peak_memory
-from p2p_lab.sampling.schedules import Ddim
 from p2p_lab.sampling.tape_budget import tape_size
 from p2p_lab.tokens import align_tokens, align_words
 from tests.family_pipelines import FAMILIES, SEED, STEPS, pipeline_picture, save_if_upscaler
@@ -277,7 +276,7 @@ def test_each_step_back_is_undone_by_the_samplers_step_with_the_same_prediction(
     for step in range(STEPS):
         said = model.predict(path[step + 1], schedule.timesteps[step], text)
         forward = schedule
-        if isinstance(schedule, Ddim):  # a velocity is read as the noise that it stands for
+        if not schedule.is_flow:  # a velocity is read as the noise that it stands for
             level = schedule.alpha_bar[step]
             said = predict_clean(path[step + 1], said, level, schedule.prediction)[1]
             forward = replace(schedule, prediction="epsilon", clip=None, threshold=None)

@@ -27,7 +27,6 @@ from p2p_lab.inversion import (
     ddim_invert,
     edit_friendly,
     invert,
-    invert_step,
     list_example_images,
     load_captioner,
     load_image,
@@ -42,7 +41,7 @@ from p2p_lab.inversion import (
 from p2p_lab.judge.suggest import refuse_empty
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Conditioning, StableDiffusion, load
-from p2p_lab.sampling import Cancelled, EditCache, Run, ddim_step, edit, predict_clean
+from p2p_lab.sampling import Cancelled, EditCache, Run, edit, make_schedule, predict_clean
 from p2p_lab.scenes import render, sample_scene
 
 STEPS, SIDE = 3, 32
@@ -194,11 +193,12 @@ def test_a_picture_that_is_cut_off_is_refused_with_its_name(tmp_path: Path) -> N
 # the inverse step -------------------------------------------------------------------------------
 
 
-def test_the_inverse_step_undoes_a_ddim_step_with_the_same_noise() -> None:
+def test_a_step_back_undoes_a_step_with_the_same_noise(sd: Any) -> None:
     z, noise = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator())
-    level, after = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    there = ddim_step(z, noise, level, after)
-    assert (invert_step(there, noise, level, after) - z).abs().max() < 1e-12
+    schedule = make_schedule(sd.scheduler_config, "ddim", STEPS)
+    for step in range(STEPS):
+        there = schedule.advance(z, noise, step)
+        assert (schedule.undo(there, noise, step) - z).abs().max() < 1e-12
 
 
 def test_noise_and_velocity_of_one_model_invert_alike(sd: Any, v64: Any, z0: Tensor) -> None:

@@ -435,7 +435,7 @@ def test_nbval_fails_when_a_stored_picture_is_another_one(tmp_path: Path) -> Non
 
 
 MUTATION = """
-from p2p_lab.attention.query_key import QueryKey
+from p2p_lab.attention.tape import QueryKey
 _right = QueryKey.probs
 QueryKey.probs = lambda self: _right(self).roll(1, -1)  # column j is no longer token j
 """

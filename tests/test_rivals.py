@@ -16,7 +16,7 @@ from torch import Tensor
 
 from p2p_lab import LocalBlend, Refine, edit, edit_summary, generate, load
 from p2p_lab.attention import AttentionCall, MapReader, Site, Taking, attached, find_sites
-from p2p_lab.attention.records import resize
+from p2p_lab.attention.state import resize
 from p2p_lab.attention.taking import late_sites
 from p2p_lab.figures import show_edit
 from p2p_lab.models import Conditioning
@@ -310,7 +310,7 @@ def test_flow_edit_is_its_algorithm_on_a_flow(opened: Callable[[str], Run]) -> N
         return other + scale * (said - other)
 
     for step in range(1, STEPS):
-        s, after = float(steps.sigmas[step]), float(steps.sigmas[step + 1])
+        s, after = float(steps.sigma[step]), float(steps.sigma_next[step])
         theirs = (1 - s) * x + s * draw(step)
         ours = z + theirs - x
         move = velocity(ours, step, dog, SCALE) - velocity(theirs, step, cat, 1.5)

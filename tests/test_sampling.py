@@ -29,7 +29,9 @@ from p2p_lab.sampling import (
     apply_plan,
     ddim_step,
     edit,
+    edit_many,
     generate,
+    generate_many,
     make_schedule,
     noise_of,
     predict_clean,
@@ -177,7 +179,7 @@ def test_recording_does_not_change_a_picture_by_a_bit(sd32: Denoiser, record: An
 def test_the_same_seed_gives_the_same_picture_alone_and_in_a_batch(sd: Denoiser) -> None:
     one = generate(sd, CAT, seed=4, steps=3)
     again = generate(sd, CAT, seed=4, steps=3)
-    batch = generate(sd, CAT, seed=[9, 4], steps=3)
+    batch = generate_many(sd, CAT, [9, 4], steps=3)
     assert torch.equal(one.pixels, again.pixels)
     assert near(batch[1].pixels, one.pixels)
     assert batch[1].seed == 4 and not near(batch[0].pixels, one.pixels, 1e-4)
@@ -318,11 +320,11 @@ def test_only_the_newest_edits_are_remembered(sd: Denoiser) -> None:
 
 
 def test_several_seeds_are_edited_in_one_batch_as_one_by_one(sd: Denoiser) -> None:
-    sources = generate(sd, CAT, seed=[3, 8], steps=3)
+    sources = generate_many(sd, CAT, [3, 8], steps=3)
     text, edits = EDITS["all"]
     singles = [edit(source, text, edits, record="none") for source in sources]
     for group in (sources, [without_tape(run) for run in sources]):
-        batch = edit(group, text, edits)
+        batch = edit_many(group, text, edits)
         for run, source, alone in zip(batch, sources, singles, strict=True):
             assert near(run.pixels, alone.pixels)
             assert run.seed == source.seed and run.masks is not None and alone.masks is not None
@@ -350,7 +352,7 @@ def mixed_sources(sd: Denoiser) -> dict[str, Run]:
 def test_runs_of_all_kinds_edited_together_equal_the_single_edits(sd: Denoiser) -> None:
     sources = mixed_sources(sd)
     text, edits = EDITS["all"]
-    together = edit(list(sources.values()), text, edits)
+    together = edit_many(sources.values(), text, edits)
     for (name, source), run in zip(sources.items(), together, strict=True):
         alone = edit(source, text, edits, reuse=False)
         assert near(run.pixels, alone.pixels), name
@@ -361,9 +363,22 @@ def test_runs_of_all_kinds_edited_together_equal_the_single_edits(sd: Denoiser) 
 def test_runs_that_differ_are_not_edited_together(sd: Denoiser, cat: Run) -> None:
     other = generate(sd, "a red cat on grass", seed=3, steps=STEPS)
     with pytest.raises(ValueError, match="prompt differs"):
-        edit([cat, other], DOG)
-    with pytest.raises(ValueError, match="nothing to edit"):
-        edit([], DOG)
+        edit_many([cat, other], DOG)
+    for nothing in ([], cat, [None]):
+        with pytest.raises(ValueError, match="nothing to edit"):
+            edit_many(nothing, DOG)  # type: ignore[arg-type]
+
+
+def test_one_and_several_are_asked_for_by_their_names(sd: Denoiser, cat: Run) -> None:
+    for several in ([1, 2], range(2), torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match="generate_many"):
+            generate(sd, CAT, seed=several)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Use `generate`"):
+        generate_many(sd, CAT, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="No seed"):
+        generate_many(sd, CAT, [])
+    with pytest.raises(ValueError, match="edit_many"):
+        edit([cat, cat], DOG)  # type: ignore[arg-type]
 
 
 def test_an_edit_can_be_edited_again_with_and_without_its_tape(cat: Run) -> None:
@@ -689,7 +704,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "record": ({"record": "all"}, "use one of"),
     "sampler": ({"sampler": "pndm"}, "use one of"),
     "seed": ({"seed": -1}, "whole number from 0"),
-    "no seed": ({"seed": []}, "No seed"),
+    "a list of seeds": ({"seed": [1, 2]}, "generate_many"),
     "latents": ({"latents": torch.zeros(1, 4, 8, 8)}, r"expected \(1, 4, 16, 16\)"),
     "nan latents": ({"latents": torch.full((1, 4, 16, 16), torch.nan)}, "finite"),
     "integer latents": ({"latents": torch.zeros(1, 4, 16, 16).long()}, "floating-point"),
@@ -701,7 +716,7 @@ BAD |= {
     "no seed at all": ({"seed": None}, "whole number from 0"),
     "a seed that is text": ({"seed": "7"}, "whole number from 0"),
     "a seed that is a yes": ({"seed": True}, "whole number from 0"),
-    "a table of seeds": ({"seed": np.zeros((2, 2), int)}, "whole number from 0"),
+    "a table of seeds": ({"seed": np.zeros((2, 2), int)}, "is several"),
     "a seed beyond all": ({"seed": 10**400}, "whole number from 0"),
     "a generator": ({"seed": torch.Generator()}, "whole number from 0"),
     "half a size": ({"size": (64,)}, r"\(height, width\)"),
@@ -719,7 +734,7 @@ def test_whole_numbers_of_numpy_and_torch_are_seeds(sd: Denoiser, seed: Any) -> 
     run = generate(sd, CAT, seed=seed, steps=1)
     assert isinstance(run, Run) and type(run.seed) is int
     assert torch.equal(run.pixels, wanted.pixels)
-    batch = generate(sd, CAT, seed=np.array([4, 9]), steps=1)  # type: ignore[call-overload]
+    batch = generate_many(sd, CAT, np.array([4, 9]), steps=1)
     assert [one.seed for one in batch] == [4, 9]
 
 

@@ -14,15 +14,13 @@ from p2p_lab.attention.blending import blend_level, blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
 from p2p_lab.attention.differentiating import MapReader
 from p2p_lab.attention.mixing import mix_site
-from p2p_lab.attention.query_key import QueryKey
-from p2p_lab.attention.records import RunningMaps, nearest_size, resize
 from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
-from p2p_lab.attention.state import BatchSlices, ControllerState
+from p2p_lab.attention.state import BatchSlices, ControllerState, RunningMaps, nearest_size, resize
 from p2p_lab.attention.store import AttentionStore
 from p2p_lab.attention.taking import Taking
 from p2p_lab.attention.tap import AttentionCall
-from p2p_lab.attention.tape import AttentionTape, EditedProbs, taped_sites
+from p2p_lab.attention.tape import AttentionTape, EditedProbs, QueryKey, taped_sites
 
 __all__ = [
     "AttentionStore",

@@ -135,12 +135,9 @@ class _Wrapped:
     def __init__(self, inner: Any, site: Site, handler: AttentionHandler, block: _Block) -> None:
         self.inner, self.site, self.handler, self.block = inner, site, handler, block
         # Attention.forward filters keywords by the signature found under this name, at every call.
-        object.__setattr__(self, "__call__", _signed(inner, self.run))
+        object.__setattr__(self, "__call__", _signed(inner, self.__call__))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the processor, with the tap if the controller wants this site now."""
         if self.block.over or not self.handler.wants(self.site):
             return self.inner(*args, **kwargs)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from p2p_lab.attention.records import nearest_size
 from p2p_lab.attention.sites import Site
+from p2p_lab.attention.state import nearest_size
 from p2p_lab.edits import BlendPlan
 
 

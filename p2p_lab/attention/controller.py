@@ -16,16 +16,21 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention.blending import blend_mask, blend_sites
-from p2p_lab.attention.mixing import check_length, injects, mix_site, mix_values, mixes
-from p2p_lab.attention.moving import move_source
-from p2p_lab.attention.query_key import QueryKey
-from p2p_lab.attention.records import RunningMaps
-from p2p_lab.attention.sharing import share_image, shares
+from p2p_lab.attention.mixing import (
+    check_length,
+    injects,
+    mix_site,
+    mix_values,
+    mixes,
+    moved,
+    share_image,
+    shares,
+)
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.state import BatchSlices, ControllerState
+from p2p_lab.attention.state import BatchSlices, ControllerState, RunningMaps
 from p2p_lab.attention.store import AttentionStore
 from p2p_lab.attention.tap import AttentionCall
-from p2p_lab.attention.tape import AttentionTape, EditedProbs, Entry, join, one
+from p2p_lab.attention.tape import AttentionTape, EditedProbs, Entry, QueryKey, join, one
 from p2p_lab.edits import EditPlan, mix_cross
 from p2p_lab.tokens import Prompt
 
@@ -84,7 +89,9 @@ class Controller:
             return self._apply_self(site, call)
         queries = site.image_queries(call.query.shape[2])
         if self.rows.target is not None:
-            return self._apply_edit(site, call, queries, self.rows.target)
+            thin = site.kind == "cross" and not self.keep and self._mixes(site)
+            edited = self._apply_mix if thin else self._apply_edit
+            return edited(site, call, queries, self.rows.target)
         if self.rows.source is not None:
             query_key = call.query_key(self.rows.source, queries)
             if self._records(site) or self._records_self(site):
@@ -226,8 +233,6 @@ class Controller:
 
     def _apply_edit(self, site: Site, call: AttentionCall, queries: slice, rows: slice) -> Tensor:
         """Edit the target's rows of a site that looks at text; the others are native."""
-        if site.kind == "cross" and not self.keep and self._mixes(site):
-            return self._apply_mix(site, call, rows)
         query_key = call.query_key(rows, queries)
         if not (self._records(site) or self._mixes(site) or self._injects(site)):
             self._keep(site, query_key)
@@ -246,7 +251,7 @@ class Controller:
         new = (edited @ value.to(edited.dtype)).to(value.dtype)  # (B, heads, pixels, d)
         return call.replaced(rows, queries, new)
 
-    def _apply_mix(self, site: Site, call: AttentionCall, rows: slice) -> Tensor:
+    def _apply_mix(self, site: Site, call: AttentionCall, queries: slice, rows: slice) -> Tensor:
         """Edit pure cross-attention through its values, without forming the edited map.
 
         Only what is wanted is computed: the target's own map where it is recorded or mixed in, the
@@ -255,24 +260,24 @@ class Controller:
         plan, records = self.plan, self._records(site)
         assert plan is not None
         check_length(site, call.key.shape[2], plan)
-        everything, target = slice(None), None
-        entry = self._source_entry(site, call, everything)
+        target = None
+        entry = self._source_entry(site, call, queries)
         source = None if entry is None else entry.probs()
         if records or plan.needs_target_cross(self.step):
-            target = call.query_key(rows, everything).probs()
+            target = call.query_key(rows, queries).probs()
         if records:
             self._add_mixed(site, source, target)
-        source = move_source(source, site, plan, self.step)
+        source = moved(source, site, plan, self.step)
         new = mix_values(source, target, call.value[rows], plan, self.step)
-        return call.replaced(rows, everything, new)
+        return call.replaced(rows, queries, new)
 
     def _add_mixed(self, site: Site, source: Tensor | None, target: Tensor | None) -> None:
         """Add up the target's maps before and after the edit, and the source's for the mask."""
         assert self.plan is not None and target is not None
         target_maps = target.mean(dim=1)  # (B, pixels, L)
         theirs = None if source is None else source.mean(dim=1)
-        moved = move_source(theirs, site, self.plan, self.step)
-        self.state.target.add(site.name, mix_cross(moved, target_maps, self.plan, self.step))
+        carried = moved(theirs, site, self.plan, self.step)
+        self.state.target.add(site.name, mix_cross(carried, target_maps, self.plan, self.step))
         if self.record:
             self.state.original.add(site.name, target_maps)
         if theirs is not None and site.name in self._blend_names:

@@ -1,16 +1,21 @@
 """Apply a plan to the probabilities of one site: the text block, and the image block.
 
 On a joint softmax over text and image (IF, SD3, Flux) the same plan acts on its blocks, which is
-our extension of the paper to such models.
+our extension of the paper to such models. There a whole map carries the source's words along and
+misaligns the target's; the image's queries and keys carry the layout alone (Shin et al. 2025,
+arXiv 2508.07519), so they can be taken in the place of maps.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from p2p_lab.attention.moving import move_source
-from p2p_lab.attention.sharing import shares
 from p2p_lab.attention.sites import Site
+from p2p_lab.attention.tap import AttentionCall
+from p2p_lab.attention.tape import Entry, QueryKey
 from p2p_lab.edits import EditPlan, mix_cross
 
 
@@ -48,17 +53,23 @@ def mix_site(
         return target
     check_length(site, target.shape[-1], plan)
     source = target if source is None else source  # multiplied by a gain of 0
-    moved = move_source(source, site, plan, step)
-    assert moved is not None
+    carried = moved(source, site, plan, step)
+    assert carried is not None
     if site.kind == "cross":
-        return mix_cross(moved, target, plan, step)
+        return mix_cross(carried, target, plan, step)
     edited, words = target.clone(), site.text_keys(target.shape[-1])
     if text:
-        edited[..., words] = mix_cross(moved[..., words], target[..., words], plan, step)
+        edited[..., words] = mix_cross(carried[..., words], target[..., words], plan, step)
     if image:
         pixels = site.image_keys(target.shape[-1])
         edited[..., pixels] = source[..., pixels]
     return edited
+
+
+def moved(source: Tensor | None, site: Site, plan: EditPlan, step: int) -> Tensor | None:
+    """Return the source's attention (B, ..., pixels, K) with the plan's moves made, if any."""
+    moves = plan.moves_at(step)
+    return source if source is None or not moves else move_source(source, site, moves)
 
 
 def mix_values(
@@ -107,3 +118,36 @@ def check_length(site: Site, keys: int, plan: EditPlan) -> None:
             f"{site.name} attends to {length} text tokens and the plan was compiled for "
             f"{plan.length}. Compile it with prompts of the model's own length."
         )
+
+
+def shares(plan: EditPlan | None, site: Site, step: int) -> bool:
+    """Tell whether a joint softmax takes the source's image queries and keys, not its maps."""
+    if plan is None or plan.joint != "queries" or site.kind != "joint":
+        return False
+    return plan.edits_self(step) and site.pixels <= plan.self_pixels
+
+
+def share_image(
+    call: AttentionCall, rows: slice, site: Site, source: Entry | None
+) -> AttentionCall:
+    """Put the source's image queries and keys in the place of some rows' own.
+
+    Args:
+        call: The attention's arguments.
+        rows: The target's rows of the batch.
+        site: Where, which tells how queries and keys are laid out.
+        source: The source's image queries and all its keys.
+
+    Raises:
+        ValueError: If the source is itself an edit whose maps were mixed: it has no such queries.
+    """
+    if not isinstance(source, QueryKey):
+        raise ValueError(
+            f"The source's map at {site.name} was itself edited, so there are no queries and keys "
+            "to take from it. Use joint='maps', or put both changes in one edit."
+        )
+    query, key = call.query.clone(), call.key.clone()
+    query[rows, :, site.image_queries(query.shape[2])] = source.query.to(query)
+    pixels = site.image_keys(key.shape[2])
+    key[rows, :, pixels] = source.key[:, :, pixels].to(key)
+    return replace(call, query=query, key=key)

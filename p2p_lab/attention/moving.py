@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from p2p_lab.attention.sites import Site
-from p2p_lab.edits import EditPlan
+from p2p_lab.edits.movement import MovePlan
 
 
 def region_of(heat: Tensor, threshold: float) -> Tensor:
@@ -102,18 +102,14 @@ def move_rows(
     return moved.reshape(grid.shape).movedim(1, -1)
 
 
-def move_source(source: Tensor | None, site: Site, plan: EditPlan, step: int) -> Tensor | None:
-    """Return the source's attention with the plan's moves made, the same where there are none.
+def move_source(source: Tensor, site: Site, moves: Sequence[MovePlan]) -> Tensor:
+    """Return the source's attention to words with moves made.
 
     Args:
-        source: (B, ..., pixels, K), or None.
+        source: (B, ..., pixels, K).
         site: Where, which tells how the K keys are laid out.
-        plan: The compiled edit; its moves carry their regions as (B, H, W) masks.
-        step: 0 is the noisiest.
+        moves: What is moved; each carries its region as a mask (H, W) or (B, H, W).
     """
-    moves = plan.moves_at(step)
-    if source is None or not moves:
-        return source
     words = site.text_keys(source.shape[-1])
     rows = source[..., words]
     for move in moves:

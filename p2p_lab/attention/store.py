@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from p2p_lab.attention.records import nearest_size, resize
 from p2p_lab.attention.sites import Site
+from p2p_lab.attention.state import nearest_size, resize
 from p2p_lab.attention.tape import AttentionTape
 from p2p_lab.tokens import Prompt
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from p2p_lab.attention.query_key import QueryKey
 from p2p_lab.attention.sites import Site, UnsupportedAttention
+from p2p_lab.attention.tape import QueryKey
 
 
 @dataclass(frozen=True)

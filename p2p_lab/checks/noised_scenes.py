@@ -56,7 +56,7 @@ def noise_scene(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Noise
     drawn, words = render(scene, size[0]), caption(scene)
     clean = model.encode(drawn.images.to(model.device, model.dtype))  # (1, C, h, w)
     schedule = make_schedule(model.scheduler_config, "ddim", NOISED_STEPS)
-    level, noise = schedule.alpha_bar[NOISED_STEP], noise_of(0, tuple(clean.shape))  # type: ignore[attr-defined]
+    level, noise = schedule.alpha_bar[NOISED_STEP], noise_of(0, tuple(clean.shape))
     prompt = model.prompt(words.text)
     named = next(p for p in words.phrases if p.kind == "object")
     first = next((p for p in words.phrases if phrase and p.kind == "attribute"), named)

@@ -40,7 +40,7 @@ def _path(text: str, picture: Tensor, back: float, forth: float, steps: int, lat
         InversionContext.of(model, text, steps=steps, guidance_scale=scale)
         for scale in (back, forth)
     ]
-    bars, nexts = ways[0].schedule.alpha_bar, ways[0].schedule.alpha_bar_next  # type: ignore[union-attr]
+    bars, nexts = ways[0].schedule.alpha_bar, ways[0].schedule.alpha_bar_next
     with torch.no_grad():
         start = model.encode(picture)
         z = way_back(lambda z, t: ways[0].predict(z, t, back), start, bars, nexts)[1 if late else 0]

@@ -8,7 +8,7 @@ The room knows models and sampling; it draws no figures.
 """
 
 from p2p_lab.inversion.caching import InversionCache, cache_folder
-from p2p_lab.inversion.ddim import ddim_invert, invert_step
+from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
 from p2p_lab.inversion.example_images import list_example_images, open_example_image
 from p2p_lab.inversion.inverting import METHODS, Method, invert
@@ -33,7 +33,6 @@ __all__ = [
     "ddim_invert",
     "edit_friendly",
     "invert",
-    "invert_step",
     "list_example_images",
     "load_captioner",
     "load_image",

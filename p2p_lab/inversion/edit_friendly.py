@@ -71,7 +71,7 @@ def edit_friendly(
         steps that are skipped.
     """
     options = options or EditFriendly()
-    schedule, guidance = job.ddim, options.guidance_for(job.guidance_scale)
+    schedule, guidance = job.schedule, options.guidance_for(job.guidance_scale)
     history = _noisy(job, latents, options.seed)
     maps = torch.zeros_like(history[:-1])  # (T, C, h, w)
     for step in range(options.start(job.steps), job.steps):
@@ -86,19 +86,22 @@ def edit_friendly(
             history[step + 1] = schedule.advance(z, noise_pred, step, noise=maps[step : step + 1])[
                 0
             ]
-        job.report.tick(partial(job.preview, z, noise_pred, schedule.alpha_bar[step]))
+        job.report.tick(partial(job.preview, z, noise_pred, step))
     return history, maps
 
 
 def _noisy(job: InversionContext, latents: Tensor, seed: int) -> Tensor:
     """Add independent noise of each step's level to the clean latents, (T + 1, C, h, w)."""
     noise = noise_of(seed, (job.steps, *latents.shape[1:])).to(latents)
-    level = job.ddim.alpha_bar.to(latents.device).view(-1, 1, 1, 1)  # (T, 1, 1, 1)
-    noisy = level**0.5 * latents + (1 - level) ** 0.5 * noise
+    alpha, sigma = (
+        level.to(latents.device).view(-1, 1, 1, 1)  # (T, 1, 1, 1)
+        for level in (job.schedule.alpha, job.schedule.sigma)
+    )
+    noisy = alpha * latents + sigma * noise
     return torch.cat([noisy.to(latents.dtype), latents])
 
 
 def _sigma(job: InversionContext, step: int) -> float:
     """Tell the size of a DDPM step's noise: that of `ddim_step` with eta = 1."""
-    level, after = job.ddim.alpha_bar[step], job.ddim.alpha_bar_next[step]
+    level, after = job.schedule.alpha_bar[step], job.schedule.alpha_bar_next[step]
     return float(((1 - after) / (1 - level) * (1 - level / after)).clamp_min(0) ** 0.5)

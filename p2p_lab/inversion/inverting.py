@@ -9,33 +9,37 @@ maps, and whether the source is held on its latents.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import AttentionTape, BatchSlices, Controller, Site, attached, find_sites
+from p2p_lab.attention import BatchSlices, Controller, find_sites
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.inversion.caching import InversionCache, key_of
 from p2p_lab.inversion.ddim import ddim_invert
 from p2p_lab.inversion.edit_friendly import EditFriendly, edit_friendly
-from p2p_lab.inversion.flow import check_flow_method, flow_invert
 from p2p_lab.inversion.jobs import InversionContext, Report
 from p2p_lab.inversion.null_text import NullText, check_gradients, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, Trajectory, denoise
-from p2p_lab.sampling.flow import Flow
+from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, SamplingJob, Trajectory
 from p2p_lab.sampling.loop import CancelToken, OnStep
 from p2p_lab.sampling.settings import Record, Settings, Size
-from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
 
 Method = Literal["ddim", "negative-prompt", "null-text", "direct", "edit-friendly"]
 Options = NullText | EditFriendly
 METHODS: tuple[Method, ...] = get_args(Method)
+# What carries over to flow-matching models; the others rest on the noise model and its guidance.
+OF_FLOWS = ("ddim", "direct")
+_WHY = {
+    "negative-prompt": "was derived for models of noise under guidance",
+    "null-text": "tunes the empty prompt of models of noise under guidance",
+    "edit-friendly": "measures the noise maps of a stochastic sampler, and a flow's takes none",
+}
 
 
 @torch.inference_mode(False)  # null-text inversion needs gradients, also inside that mode
@@ -107,8 +111,8 @@ def invert(
         record,
         "ddim",
     )
-    if isinstance(settings.schedule, Flow):
-        check_flow_method(name, model.name)
+    if settings.schedule.is_flow:
+        _check_flow_method(name, model.name)
     if isinstance(options, NullText):
         options.check(settings.guidance_scale)
         check_gradients(model.module, model.name)
@@ -162,6 +166,19 @@ def _method(method: Method | Options) -> tuple[Method, Options | None]:
     return method, defaults.get(method)
 
 
+def _check_flow_method(name: str, model: str) -> None:
+    """Refuse an inversion that is not defined for flow-matching models.
+
+    Raises:
+        ValueError: With the reason, and what to use instead.
+    """
+    if name not in OF_FLOWS:
+        raise ValueError(
+            f"method={name!r} {_WHY[name]}; {model} is a flow-matching model. Use method='direct', "
+            "or 'ddim', which here is Euler's step taken backwards."
+        )
+
+
 @dataclass(eq=False)
 class InversionJob:
     """Do one inversion, whose settings were checked before."""
@@ -186,15 +203,13 @@ class InversionJob:
         """Measure the trajectory, then draw the picture again along it and record."""
         model, settings = self.model, self.settings
         with model.lock:
-            report = Report(self._total(), callbacks)
-            job = InversionContext.of(
+            job = InversionContext(
                 model,
-                self.prompt,
-                steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
-                negative=self.negative,
-                size=settings.size,
-                report=report,
+                settings.schedule,
+                model.encode_prompt(self.prompt, settings.size),
+                model.encode_negative(self.negative, settings.size),
+                settings.guidance_scale,
+                Report(self._total(), callbacks),
             )
             latents = _finite(model.encode(self.pixels), "while the picture was encoded")
             trajectory = self._measure(job, latents)
@@ -216,8 +231,7 @@ class InversionJob:
             history, maps = edit_friendly(job, latents, self.options)
             start = self.options.start(job.steps)
             return Trajectory(history, noise_maps=maps, pinned=True, start=start)
-        backwards = flow_invert if isinstance(job.schedule, Flow) else ddim_invert
-        pivots = backwards(job, latents)
+        pivots = ddim_invert(job, latents)
         if isinstance(self.options, NullText):
             found = null_text(job, pivots, self.options)
             return Trajectory(pivots, negative_embeds=found.embeds.to(pivots.dtype))
@@ -225,22 +239,38 @@ class InversionJob:
 
     def _draw(self, job: InversionContext, trajectory: Trajectory) -> Run:
         """Draw the picture again along the trajectory, recording its attention."""
-        model, settings = self.model, self.settings
-        sites = find_sites(model.module, settings.latent_shape[1:])
+        model, settings, measured = self.model, self.settings, trajectory.latents
+        sites, embeds = (
+            find_sites(model.module, settings.latent_shape[1:]),
+            trajectory.negative_embeds,
+        )
         scale = self._source_guidance(trajectory)
         row = 1 if scale > 1 else 0
         controller = Controller(
             sites,
             BatchSlices(source=slice(row, row + 1)),
-            keep=self._tapes(sites),
+            keep=settings.new_tapes(model, sites, budget=self.tape_budget),
             record=settings.record != "none",
         )
-        history = trajectory.latents
-        with model.lock, torch.no_grad(), attached(model.module, controller, sites):
-            if not (trajectory.pinned and settings.record == "none"):
-                history = self._denoise(job, controller, trajectory, scale)
-            pixels = _finite(model.decode(history[-1:]), "while the picture was decoded")
-        return self._result(controller, history, trajectory, pixels)
+        conditioning = GuidedConditioning(
+            job.positive, job.negative, scale, None if embeds is None else embeds[:, None]
+        )
+
+        def after_step(step: int, z: Tensor) -> Tensor:
+            controller.end_step(z, None)
+            return measured[step + 1 : step + 2] if trajectory.pinned else z
+
+        known = trajectory.pinned and settings.record == "none"  # nothing is to be drawn again
+        first = settings.steps if known else trajectory.start
+        history = [z[None] for z in measured[: first + 1]]
+        pixels = SamplingJob(model, settings.schedule, controller, conditioning, count=1).run(
+            history[-1],
+            history,
+            after_step=after_step,
+            first=first,
+            callbacks=job.report.part(),
+        )
+        return self._result(controller, torch.cat(history), trajectory, pixels)
 
     def _source_guidance(self, trajectory: Trajectory) -> float:
         """Tell the source's guidance: none where it could not change the result.
@@ -251,35 +281,6 @@ class InversionJob:
             return 1.0
         return self.settings.guidance_scale
 
-    def _denoise(
-        self, job: InversionContext, controller: Controller, trajectory: Trajectory, scale: float
-    ) -> Tensor:
-        measured, start, embeds = trajectory.latents, trajectory.start, trajectory.negative_embeds
-        conditioning = GuidedConditioning(
-            job.positive, job.negative, scale, None if embeds is None else embeds[:, None]
-        )
-
-        def after_step(step: int, z: Tensor) -> Tensor:
-            controller.end_step(z, None)
-            return measured[step + 1 : step + 2] if trajectory.pinned else z
-
-        states = denoise(
-            self.model,
-            self.settings.schedule,
-            measured[start : start + 1],
-            conditioning,
-            controller,
-            after_step=after_step,
-            first=start,
-            callbacks=job.report.part(),
-        )
-        return torch.cat([measured[: start + 1], *states])  # (T + 1, C, h, w)
-
-    def _tapes(self, sites: dict[str, Site]) -> list[AttentionTape]:
-        if self.settings.record != "tape":
-            return []
-        return new_tapes(self.model, sites, self.settings.steps, budget=self.tape_budget)
-
     def _result(
         self, controller: Controller, history: Tensor, trajectory: Trajectory, pixels: Tensor
     ) -> Run:
@@ -289,13 +290,7 @@ class InversionJob:
         return Run(
             prompt=self.prompt,
             pixels=pixels[0].cpu(),
-            trajectory=Trajectory(
-                history,
-                trajectory.negative_embeds,
-                trajectory.noise_maps,
-                trajectory.pinned,
-                trajectory.start,
-            ),
+            trajectory=replace(trajectory, latents=history),
             negative=self.negative,
             guidance_scale=settings.guidance_scale,
             attention=stores[0] if recorded else None,

@@ -14,12 +14,10 @@ from p2p_lab.sampling import (
     Cancelled,
     GuidedConditioning,
     RunCallbacks,
-    make_schedule,
     predict,
-    predict_clean,
 )
-from p2p_lab.sampling.flow import Flow
-from p2p_lab.sampling.schedules import Ddim
+from p2p_lab.sampling.schedules import Schedule
+from p2p_lab.sampling.settings import Settings
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -74,7 +72,7 @@ class InversionContext:
 
     Attributes:
         model: The denoiser.
-        schedule: The DDIM table, or that of a flow.
+        schedule: The DDIM table.
         positive: The source prompt, one row.
         negative: The negative prompt, one row.
         guidance_scale: Guidance of the reconstruction and of later edits.
@@ -82,7 +80,7 @@ class InversionContext:
     """
 
     model: Denoiser
-    schedule: Ddim | Flow
+    schedule: Schedule
     positive: Conditioning
     negative: Conditioning
     guidance_scale: float
@@ -104,22 +102,14 @@ class InversionContext:
         Raises:
             ValueError: If the prompt or the number of steps does not fit the model.
         """
-        defaults = model.defaults
-        size = (defaults.height, defaults.width) if size is None else size
+        settings = Settings.of(model, steps, guidance_scale, size, "none", "ddim")
         prompt = model.prompt(text) if isinstance(text, str) else text
-        schedule = make_schedule(
-            model.scheduler_config,
-            "ddim",
-            defaults.steps if steps is None else steps,
-            model.latent_shape(size)[1:],
-        )
-        assert isinstance(schedule, Ddim | Flow)
         return InversionContext(
             model,
-            schedule,
-            model.encode_prompt(prompt, size),
-            model.encode_negative(negative, size),
-            defaults.guidance_scale if guidance_scale is None else guidance_scale,
+            settings.schedule,
+            model.encode_prompt(prompt, settings.size),
+            model.encode_negative(negative, settings.size),
+            settings.guidance_scale,
             report or Report(),
         )
 
@@ -127,12 +117,6 @@ class InversionContext:
     def steps(self) -> int:
         """Tell the number of steps T."""
         return self.schedule.steps
-
-    @property
-    def ddim(self) -> Ddim:
-        """Return the DDIM table; the methods that ask for it are not offered to flows."""
-        assert isinstance(self.schedule, Ddim)
-        return self.schedule
 
     def conditioning(self, guidance_scale: float) -> GuidedConditioning:
         """Return the texts of one row at a guidance scale."""
@@ -142,14 +126,11 @@ class InversionContext:
         """Predict the noise (or velocity) of latents (1, C, h, w) at a step."""
         return predict(self.model, self.schedule, latents, self.conditioning(guidance_scale), step)
 
-    def preview(self, latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor) -> Image:
-        """Draw ẑ_0: what the denoiser takes the picture to be in latents of level ᾱ."""
-        return self.show(predict_clean(latents, noise_pred, alpha_bar, self.ddim.prediction)[0])
-
-    def show(self, clean: Tensor) -> Image:
-        """Draw an estimate ẑ_0 of the clean latents, (1, C, h, w)."""
+    def preview(self, latents: Tensor, output: Tensor, step: int) -> Image:
+        """Draw ẑ_0: what the denoiser takes the picture to be in latents (1, C, h, w) at a step."""
         from PIL import Image
 
         with torch.no_grad():
+            clean = self.schedule.clean(latents, output, step)
             pixels = self.model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
         return Image.fromarray((pixels * 255).round().astype("uint8"))

@@ -103,8 +103,7 @@ def null_text(
             history.append(z)
             embeds.append(embed)
             losses.append(tuple(best.losses))
-            level = job.ddim.alpha_bar[step]
-            job.report.tick(partial(job.preview, best.before, best.noise_pred, level))
+            job.report.tick(partial(job.preview, best.before, best.noise_pred, step))
     return NullTextResult(torch.cat(embeds), tuple(losses), torch.cat(history))
 
 

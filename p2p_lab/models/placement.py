@@ -1,10 +1,12 @@
-"""Where a network computes, in which precision, and a line about a model."""
+"""Where a network computes, in which precision and memory, and a line about a model."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def device_of(module: Any) -> torch.device:
@@ -33,3 +35,38 @@ def describe(model: Any) -> str:
         f"{type(model).__name__}({model.name!r}, pictures of {size}, denoiser of "
         f"{count / 1e6:.1f} M parameters, {precision} on {model.device})"
     )
+
+
+def decode_sparing(vae: Any, z: Tensor) -> Tensor:
+    """Turn unscaled latents (B, C, h, w) into pictures (B, 3, H, W) in ±1.
+
+    Slicing and tiling that the autoencoder was set to hold. Where the device's memory does not
+    suffice, pictures are decoded one by one, and one that is too large in tiles, with a warning.
+
+    Raises:
+        torch.OutOfMemoryError: If a tile is too large as well.
+    """
+    try:
+        images: Tensor = vae.decode(z, return_dict=False)[0]
+        return images
+    except torch.OutOfMemoryError:
+        if len(z) == 1 and (getattr(vae, "use_tiling", True) or not hasattr(vae, "enable_tiling")):
+            raise
+    # Here, not in the handler: its error holds the tensors that filled the memory.
+    if len(z) > 1:
+        return torch.cat([decode_sparing(vae, z[i : i + 1]) for i in range(len(z))])
+    return _in_tiles(vae, z)
+
+
+def _in_tiles(vae: Any, z: Tensor) -> Tensor:
+    warnings.warn(
+        "The picture is too large to be decoded at once in this device's memory, so it is decoded "
+        "in tiles, which may show. Take a smaller picture, or free some memory.",
+        stacklevel=2,
+    )
+    vae.enable_tiling()
+    try:
+        images: Tensor = vae.decode(z, return_dict=False)[0]
+    finally:
+        vae.disable_tiling()
+    return images

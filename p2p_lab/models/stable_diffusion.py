@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from p2p_lab.models.decoding import decode_sparing
 from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
 from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.parts import Parts
-from p2p_lab.models.placement import describe, device_of, dtype_of
+from p2p_lab.models.placement import decode_sparing, describe, device_of, dtype_of
 from p2p_lab.models.scheduling import is_distilled, noise_settings
 from p2p_lab.models.supported import check_unet
 from p2p_lab.models.vocabulary import warn_of_unknown_words

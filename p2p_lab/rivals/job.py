@@ -337,7 +337,7 @@ def check_along(job: RivalJob) -> int:
     Raises:
         ValueError: If the source was drawn by another sampler than DDIM's.
     """
-    if job.source.sampler != "ddim" and job.levels.prediction != "flow":
+    if job.source.sampler != "ddim" and not job.levels.schedule.is_flow:
         raise ValueError(
             f"{job.name} goes along the source's own latents in DDIM's steps, and this source was "
             f"drawn with sampler={job.source.sampler!r}. Generate it with sampler='ddim'."

@@ -14,10 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p2p_lab.models.denoiser import Prediction
-from p2p_lab.sampling import predict_clean
-from p2p_lab.sampling.flow import Flow
-from p2p_lab.sampling.schedules import Ddim, Schedule
+from p2p_lab.sampling import Schedule
 
 
 class Estimate(NamedTuple):
@@ -44,22 +41,19 @@ class Levels:
     Attributes:
         signal: a, (T + 1,).
         noise: s, (T + 1,).
-        prediction: What the denoiser predicts.
+        schedule: The table that they are read from.
     """
 
     signal: Tensor
     noise: Tensor
-    prediction: Prediction
+    schedule: Schedule
 
     @staticmethod
     def of(schedule: Schedule) -> Levels:
-        """Read the levels of a DDIM table or of a flow."""
-        if isinstance(schedule, Flow):
-            sigmas = schedule.sigmas
-            return Levels(1 - sigmas, sigmas, "flow")
-        assert isinstance(schedule, Ddim)
-        alpha_bar = torch.cat([schedule.alpha_bar, schedule.alpha_bar_next[-1:]])  # (T + 1,)
-        return Levels(alpha_bar**0.5, (1 - alpha_bar) ** 0.5, schedule.prediction)
+        """Read the levels of a table, DDIM's or a flow's."""
+        signal = torch.cat([schedule.alpha, schedule.alpha_next[-1:]])  # (T + 1,)
+        noise = torch.cat([schedule.sigma, schedule.sigma_next[-1:]])
+        return Levels(signal, noise, schedule)
 
     def share(self, step: int) -> float:
         """Return σ = s/(a + s) before a step, the time of the flow: 1 for noise.
@@ -81,8 +75,4 @@ class Levels:
 
     def split(self, latents: Tensor, noise_pred: Tensor, step: int) -> Estimate:
         """Return what the denoiser's prediction says of picture and noise in the latents."""
-        if self.prediction == "flow":
-            clean = latents - self.noise[step] * noise_pred
-            return Estimate(clean, clean + noise_pred)
-        alpha_bar = self.signal[step] ** 2
-        return Estimate(*predict_clean(latents, noise_pred, alpha_bar, self.prediction))
+        return Estimate(*self.schedule.split(latents, noise_pred, step))

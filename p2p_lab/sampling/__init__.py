@@ -8,8 +8,8 @@ at, measured and edited again. The room knows models, plans and controllers; it 
 """
 
 from p2p_lab.sampling.animating import animate
-from p2p_lab.sampling.editing import apply_plan, edit
-from p2p_lab.sampling.generate_job import generate
+from p2p_lab.sampling.editing import apply_plan, edit, edit_many
+from p2p_lab.sampling.generating import generate, generate_many
 from p2p_lab.sampling.inspecting import (
     WordStep,
     latents_at,
@@ -18,29 +18,32 @@ from p2p_lab.sampling.inspecting import (
     pictures_at,
     word_step,
 )
-from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, denoise, predict
+from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, SamplingJob, predict
 from p2p_lab.sampling.observing import observe
 from p2p_lab.sampling.relating import Relations, relations_at
 from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
-from p2p_lab.sampling.schedules import make_schedule
-from p2p_lab.sampling.steps import ddim_step, euler_step, predict_clean
+from p2p_lab.sampling.schedules import Schedule, make_schedule
+from p2p_lab.sampling.steps import ddim_step, predict_clean
 
 __all__ = [
     "Cancelled",
     "EditCache",
     "Relations",
     "Run",
+    "Schedule",
     "GuidedConditioning",
     "Trajectory",
     "RunCallbacks",
+    "SamplingJob",
     "WordStep",
     "animate",
     "apply_plan",
     "ddim_step",
     "edit",
-    "euler_step",
+    "edit_many",
     "mask_level",
     "generate",
+    "generate_many",
     "latents_at",
     "make_schedule",
     "maps_at",
@@ -49,7 +52,6 @@ __all__ = [
     "pictures_at",
     "predict",
     "predict_clean",
-    "denoise",
     "relations_at",
     "word_step",
 ]

@@ -16,21 +16,13 @@ from p2p_lab.attention import (
     Controller,
     ControllerState,
     Site,
-    attached,
 )
 from p2p_lab.edits import EditPlan
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling.loop import (
-    GuidedConditioning,
-    RunCallbacks,
-    bar,
-    check_finite,
-    denoise,
-)
-from p2p_lab.sampling.move_masks import encode_target, resolve_move_masks
+from p2p_lab.sampling.loop import AfterStep, GuidedConditioning, RunCallbacks, SamplingJob
+from p2p_lab.sampling.move_masks import resolve_move_masks
 from p2p_lab.sampling.runs import EditCache, Run
 from p2p_lab.sampling.settings import Record, Settings
-from p2p_lab.sampling.tape_budget import new_tapes
 from p2p_lab.tokens import Prompt
 
 CACHE_BYTES = 256 * 2**20
@@ -106,54 +98,45 @@ class EditJob:
 
     def run(self, *, reuse: bool, callbacks: RunCallbacks, note: str) -> list[Run]:
         """Run the edit and freeze what came out."""
-        model, keep = self.model, self._tapes_to_write()
+        keep = self.settings.new_tapes(self.model, self.sites, self.count)
         conditioning = self._conditioning()
         controller = Controller(
             self.sites,
             self._rows(conditioning),
-            plan=resolve_move_masks(self.plan, self.sources),
+            plan=resolve_move_masks(self.plan, self.sources) if self.plan.moves else self.plan,
             tapes=self.tapes,
             keep=keep,
             record=self.settings.record != "none",
         )
         share = reuse and not keep and not self.joint and self.count == 1
         first, history, states = self._resume(controller) if share else self._start()
-        with model.lock, torch.no_grad(), attached(model.module, controller, self.sites):
-            history = self._denoise(
-                controller,
-                conditioning,
-                history,
-                states if share else None,
-                first,
-                callbacks,
-            )
-            pixels = model.decode(history[-1])
-            check_finite(
-                pixels,
-                float(history[0].abs().max()),
-                conditioning,
-                controller,
-                "while decoding",
-            )
+        measured = self._stacked("latents")
+        assert measured is not None
+        job = SamplingJob(
+            self.model,
+            self.settings.schedule,
+            controller,
+            conditioning,
+            self.count,
+            self._noise_maps(),
+            self.cleans,
+        )
+        pixels = job.run(
+            torch.cat([measured[first], history[-1]]) if self.joint else history[-1],
+            history,
+            after_step=self._after_step(controller, measured, states if share else None),
+            first=first,
+            callbacks=callbacks,
+        )
         if share:
             self._remember(history, states)
         return self._results(controller, history, pixels, note)
 
-    def _denoise(
-        self,
-        controller: Controller,
-        conditioning: GuidedConditioning,
-        history: list[Tensor],
-        states: list[ControllerState] | None,
-        first: int,
-        callbacks: RunCallbacks,
-    ) -> list[Tensor]:
-        """Run the steps from `first`, and return the target's latents after each, (B, C, h, w)."""
+    def _after_step(
+        self, controller: Controller, measured: Tensor, states: list[ControllerState] | None
+    ) -> AfterStep:
+        """Return what holds the sources on their way and lets the controller blend."""
         count, pinned = self.count, self.sources[0].trajectory.pinned
-        measured = self._stacked("latents")
-        assert measured is not None
-        start = history[-1]
-        latents = torch.cat([measured[first], start]) if self.joint else start
 
         def after_step(step: int, z: Tensor) -> Tensor:
             before = z[:count] if self.joint and not pinned else measured[step + 1]
@@ -162,22 +145,12 @@ class EditJob:
                 states.append(controller.state.copy())
             return torch.cat([before, new]) if self.joint else new
 
+        return after_step
+
+    def _noise_maps(self) -> Tensor | None:
+        """Return the noise added after each step to all rows, (T, rows, C, h, w)."""
         noise = self._stacked("noise_maps")
-        steps = denoise(
-            self.model,
-            self.settings.schedule,
-            latents,
-            conditioning,
-            controller,
-            after_step=after_step,
-            first=first,
-            noise_maps=torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise,
-            cleans=self.cleans,
-            callbacks=callbacks,
-        )
-        return history + [
-            z[-count:] for z in bar(steps, self.plan.steps - first, show=callbacks.progress)
-        ]
+        return torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise
 
     def _conditioning(self) -> GuidedConditioning:
         """Encode the rows' texts: the targets', after the sources' in a joint run."""
@@ -249,11 +222,6 @@ class EditJob:
         )
         cache.entries = [entry, *cache.entries][:CACHED_EDITS]
 
-    def _tapes_to_write(self) -> list[AttentionTape]:
-        if self.settings.record != "tape":
-            return []
-        return new_tapes(self.model, self.sites, self.plan.steps, pictures=self.count)
-
     def _masks(self, recorded: list[Tensor]) -> list[Tensor]:
         """Return the blend's mask of every step; steps that were skipped had none."""
         if self.plan.blend is None or not recorded:
@@ -291,3 +259,20 @@ class EditJob:
             )
             for b, source in enumerate(self.sources)
         ]
+
+
+def encode_target(model: Denoiser, plan: EditPlan, size: tuple[int, int]) -> Conditioning:
+    """Encode a plan's target prompt, (1, L, D); between two prompts their embeddings are mixed."""
+    assert plan.target is not None
+    here = model.encode_prompt(plan.target, size)
+    if plan.toward is None:
+        return here
+    other, share = plan.toward
+    there = model.encode_prompt(other, size)
+    mask = here.mask if here.mask is None or there.mask is None else here.mask | there.mask
+    pooled = here.pooled
+    if here.pooled is not None and there.pooled is not None:
+        pooled = torch.lerp(here.pooled, there.pooled, share)
+    return replace(
+        here, tokens=torch.lerp(here.tokens, there.tokens, share), pooled=pooled, mask=mask
+    )

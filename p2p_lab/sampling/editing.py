@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack
 
 from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.devices import cpu_by_default
@@ -21,41 +21,21 @@ from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.tape_budget import USUAL
 
 
-@overload
-def edit(
-    source: Run,
-    text: str,
-    edits: Sequence[Edit] = ...,
-    *,
-    guidance_scale: float | None = ...,
-    record: Record = ...,
-    compat: Any = ...,
-    reuse: bool = ...,
-    progress: bool = ...,
-    on_step: OnStep | None = ...,
-    cancel: CancelToken | None = ...,
-) -> Run: ...
+class EditOptions(TypedDict, total=False):
+    """The options of `edit`."""
 
-
-@overload
-def edit(
-    source: Sequence[Run],
-    text: str,
-    edits: Sequence[Edit] = ...,
-    *,
-    guidance_scale: float | None = ...,
-    record: Record = ...,
-    compat: Any = ...,
-    reuse: bool = ...,
-    progress: bool = ...,
-    on_step: OnStep | None = ...,
-    cancel: CancelToken | None = ...,
-) -> list[Run]: ...
+    guidance_scale: float | None
+    record: Record
+    compat: Any
+    reuse: bool
+    progress: bool
+    on_step: OnStep | None
+    cancel: CancelToken | None
 
 
 @cpu_by_default()
 def edit(
-    source: Run | Sequence[Run],
+    source: Run,
     text: str,
     edits: Sequence[Edit] = (),
     *,
@@ -66,12 +46,11 @@ def edit(
     progress: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
-) -> Run | list[Run]:
+) -> Run:
     """Edit a picture by its text (Prompt-to-Prompt, Hertz et al. 2022, algorithm 1).
 
     Args:
-        source: The run to edit: generated, inverted, or itself an edit. Several runs of the same
-            prompt and settings are edited together, those of one kind as one batch.
+        source: The run to edit: generated, inverted, or itself an edit; `edit_many` takes several.
         text: The target prompt.
         edits: What to change: at most one of `Replace` and `Refine`, any `Reweight` and a
             `LocalBlend`. None named: the default for these two prompts, said in the run's `note`.
@@ -85,33 +64,82 @@ def edit(
         cancel: Anything with `is_set()`, asked before each step.
 
     Returns:
-        A `Run` with its `source` and `plan`; a list for several sources.
+        A `Run` with its `source` and `plan`.
 
     Raises:
         AlignmentError: If a word is not in its prompt, or the prompts share none.
         ValueError: If a setting does not fit; before any sampling.
         Cancelled: If the run was cancelled.
     """
-    sources = [source] if isinstance(source, Run) else list(source)
-    if not sources:
-        raise ValueError("There is nothing to edit: source is a Run or a sequence of Runs.")
-    first, note = sources[0], ""
-    target = model_of(first).prompt(text)
-    if not edits:
-        edits, note = default_edits(first.prompt, target)
-    plan = compile_edits(edits, first.prompt, target, first.steps, compat=compat)
-    scale = first.guidance_scale if guidance_scale is None else check_guidance(guidance_scale)
-    callbacks = RunCallbacks(on_step, cancel, progress)
-    runs = apply_plan(
-        sources,
+    if not isinstance(source, Run):
+        raise ValueError(
+            f"source is a {type(source).__name__}, not a Run: `edit` edits one picture, made by "
+            "generate or invert. Use edit_many(sources, text, edits) for several."
+        )
+    plan, scale, note = _compiled(source, text, edits, guidance_scale, compat)
+    return apply_plan(
+        [source],
         plan,
         guidance_scale=scale,
         record=record,
         reuse=reuse,
-        callbacks=callbacks,
+        callbacks=RunCallbacks(on_step, cancel, progress),
+        note=note,
+    )[0]
+
+
+@cpu_by_default()
+def edit_many(
+    sources: Iterable[Run], text: str, edits: Sequence[Edit] = (), **options: Unpack[EditOptions]
+) -> list[Run]:
+    """Edit several pictures of one prompt alike, those of one kind as one batch.
+
+    Args:
+        sources: The runs to edit, of the same prompt and settings.
+        text: The target prompt.
+        edits: What to change, as for `edit`.
+        options: As for `edit`.
+
+    Returns:
+        A `Run` for each source.
+
+    Raises:
+        AlignmentError: If a word is not in its prompt, or the prompts share none.
+        ValueError: If a setting does not fit, or the sources differ; before any sampling.
+        Cancelled: If the run was cancelled.
+    """
+    runs = [] if isinstance(sources, Run) else list(sources)
+    if not runs or not all(isinstance(run, Run) for run in runs):
+        raise ValueError(
+            "There is nothing to edit: sources is a list of Runs, as generate_many gives. "
+            "Use `edit` for one."
+        )
+    plan, scale, note = _compiled(
+        runs[0], text, edits, options.get("guidance_scale"), options.get("compat")
+    )
+    return apply_plan(
+        runs,
+        plan,
+        guidance_scale=scale,
+        record=options.get("record", "store"),
+        reuse=options.get("reuse", True),
+        callbacks=RunCallbacks(
+            options.get("on_step"), options.get("cancel"), options.get("progress", False)
+        ),
         note=note,
     )
-    return runs[0] if isinstance(source, Run) else runs
+
+
+def _compiled(
+    source: Run, text: str, edits: Sequence[Edit], guidance_scale: float | None, compat: Any
+) -> tuple[EditPlan, float, str]:
+    """Return the plan of an edit, the target's guidance, and what was chosen for the user."""
+    target, note = model_of(source).prompt(text), ""
+    if not edits:
+        edits, note = default_edits(source.prompt, target)
+    plan = compile_edits(edits, source.prompt, target, source.steps, compat=compat)
+    scale = source.guidance_scale if guidance_scale is None else check_guidance(guidance_scale)
+    return plan, scale, note
 
 
 def apply_plan(

@@ -15,7 +15,7 @@ from p2p_lab.attention import AttentionStore, RunningMaps, blend_level, blend_si
 from p2p_lab.sampling.edit_job import EditCacheEntry
 from p2p_lab.sampling.editing import apply_plan, model_of
 from p2p_lab.sampling.runs import Run
-from p2p_lab.sampling.schedules import Ddim, Multistep, make_schedule
+from p2p_lab.sampling.schedules import Schedule, make_schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,8 @@ class WordStep:
 def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     """Return z_t before a step and the clean latents ẑ_0 that the step takes it for, (C, h, w).
 
-    A first-order step leads along a line from z_t to ẑ_0, so two latents of the trajectory give it:
-    DDIM has z = a ẑ_0 + b ε and z' = a' ẑ_0 + b' ε, hence ẑ_0 = (b' z − b z') / (a b' − a' b);
-    Euler and flows have ẑ_0 = z − σ (z' − z)/(σ' − σ). A step of second order leads to an estimate
+    A first-order step has z = α ẑ_0 + σ ε and z' = α' ẑ_0 + σ' ε, so two latents of the trajectory
+    give it: ẑ_0 = (σ' z − σ z') / (α σ' − α' σ). A step of second order leads to an estimate
     continued from the step before, which is taken off again, from the first step on. Where a local
     blend or an inversion's noise map came after the step, this is the estimate that would have led
     to what came out.
@@ -57,30 +56,23 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     if not 0 <= step < run.steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {run.steps - 1}.")
     model, path = model_of(run), run.trajectory.latents.float()
-    now, after = path[step], path[step + 1]
+    now = path[step]
     schedule = make_schedule(
         model.scheduler_config, run.sampler, run.steps, (now.shape[-2], now.shape[-1])
     )
-    if isinstance(schedule, Multistep):
-        clean = _led_to(schedule, path, 0)
-        for k in range(1, step + 1):
-            clean = schedule.of_one_step(_led_to(schedule, path, k), clean, k)
-        return now, clean
-    if isinstance(schedule, Ddim):
+    if schedule.order == 1:
         return now, _led_to(schedule, path, step)
-    sigma, sigma_next = (float(schedule.sigmas[i]) for i in (step, step + 1))  # type: ignore[attr-defined]
-    return now, now - sigma * (after - now) / (sigma_next - sigma)
+    clean = _led_to(schedule, path, 0)
+    for k in range(1, step + 1):
+        clean = schedule.of_one_step(_led_to(schedule, path, k), clean, k)
+    return now, clean
 
 
-def _led_to(schedule: Ddim, path: Tensor, step: int) -> Tensor:
+def _led_to(schedule: Schedule, path: Tensor, step: int) -> Tensor:
     """Return the clean latents that a step on this table leads to."""
-    a, b = _parts(schedule.alpha_bar[step])
-    a_next, b_next = _parts(schedule.alpha_bar_next[step])
+    a, b = float(schedule.alpha[step]), float(schedule.sigma[step])
+    a_next, b_next = float(schedule.alpha_next[step]), float(schedule.sigma_next[step])
     return (b_next * path[step] - b * path[step + 1]) / (a * b_next - a_next * b)
-
-
-def _parts(alpha_bar: Tensor) -> tuple[float, float]:
-    return float(alpha_bar) ** 0.5, max(1 - float(alpha_bar), 0.0) ** 0.5
 
 
 def pictures_at(run: Run, step: int) -> tuple[Tensor, Tensor]:

@@ -2,22 +2,22 @@
 
     ε̂ = ε(z, negative) + s · (ε(z, text) − ε(z, negative))
 
-The loop owns the step number. It knows nothing of plans; what happens to the latents after a step
-is a function that the caller gives.
+`generate`, `edit` and `invert` all go through it. The loop owns the step number. It knows nothing
+of plans; what happens to the latents after a step is a function that the caller gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from p2p_lab.attention import Controller
+from p2p_lab.attention import Controller, attached
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling.schedules import Multistep, Schedule
+from p2p_lab.sampling.schedules import Schedule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,60 +115,85 @@ def predict(
 AfterStep = Callable[[int, Tensor], Tensor]
 
 
-def denoise(
-    model: Denoiser,
-    schedule: Schedule,
-    latents: Tensor,
-    conditioning: GuidedConditioning,
-    controller: Controller,
-    *,
-    after_step: AfterStep,
-    first: int = 0,
-    noise_maps: Tensor | None = None,
-    cleans: list[Tensor] | None = None,
-    callbacks: RunCallbacks = RunCallbacks(),  # noqa: B008 - frozen
-) -> Iterator[Tensor]:
-    """Denoise step by step, and yield the latents after each one.
+@dataclass(eq=False)
+class SamplingJob:
+    """A batch on its way through the schedule: what `generate`, `edit` and `invert` have in common.
 
-    Args:
-        model: The denoiser, already attached.
+    They differ in the rows of their batch, in what the controller does, and in the latents that
+    each goes on with after a step.
+
+    Attributes:
+        model: The denoiser.
         schedule: The sampler with its times.
-        latents: Latents before step `first`, (B, C, h, w).
-        conditioning: Conditioning of the B rows.
-        controller: Told the step before each prediction.
-        after_step: Given the step and the new latents, returns the latents to go on with.
-        first: First step to take.
-        noise_maps: Noise added after each step, (T, B, C, h, w), or None.
-        cleans: Clean estimates of the steps before `first`, which a sampler of second order needs;
-            it adds its own.
-        callbacks: How to report, and when to stop.
-
-    Raises:
-        Cancelled: If `callbacks` asks to stop.
-        ValueError: If the latents become NaN or infinite.
+        controller: Records, and steers where there is a plan; it is told each step.
+        conditioning: The texts of all rows.
+        count: Number of pictures B, the last rows of the batch, whose latents are kept.
+        noise_maps: Noise added after each step, (T, rows, C, h, w), or None.
+        cleans: Clean estimates of the steps so far, which a sampler of second order needs.
     """
-    begun = float(latents.abs().max()) / schedule.initial_scale
-    cleans = [] if cleans is None else cleans
-    for step in range(first, schedule.steps):
-        if callbacks.cancel is not None and callbacks.cancel.is_set():
-            raise Cancelled(f"The run was cancelled before step {step} of {schedule.steps}.")
-        controller.begin_step(step)
-        noise_pred = predict(model, schedule, latents, conditioning, step)
-        noise = None if noise_maps is None else noise_maps[step]
-        before = latents
-        if isinstance(schedule, Multistep):
-            clean = schedule.clean(latents, noise_pred, step)
-            previous = cleans[-1] if cleans else None
-            latents = schedule.advance(latents, noise_pred, step, noise=noise, previous=previous)
-            cleans.append(clean)
-        else:
-            latents = schedule.advance(latents, noise_pred, step, noise=noise)
-        latents = after_step(step, latents)
-        check_finite(latents, begun, conditioning, controller, f"after step {step}")
-        if callbacks.on_step is not None:
-            preview = _previewer(model, schedule, before, noise_pred, step)
-            callbacks.on_step(step, schedule.steps, preview)
-        yield latents
+
+    model: Denoiser
+    schedule: Schedule
+    controller: Controller
+    conditioning: GuidedConditioning
+    count: int
+    noise_maps: Tensor | None = None
+    cleans: list[Tensor] = field(default_factory=list)
+
+    def run(
+        self,
+        latents: Tensor,
+        history: list[Tensor],
+        *,
+        after_step: AfterStep,
+        first: int = 0,
+        callbacks: RunCallbacks = RunCallbacks(),  # noqa: B008 - frozen
+    ) -> Tensor:
+        """Denoise step by step, and decode what came out.
+
+        Args:
+            latents: All rows before step `first`, (rows, C, h, w).
+            history: The pictures' latents up to there, (B, C, h, w) each; those after each step
+                are added.
+            after_step: Given the step and all rows' new latents, returns those to go on with.
+            first: First step to take; T takes none.
+            callbacks: How to report, and when to stop.
+
+        Returns:
+            Pixels (B, 3, H, W).
+
+        Raises:
+            Cancelled: If `callbacks` asks to stop.
+            ValueError: If a number becomes NaN or infinite.
+        """
+        model, schedule, controller = self.model, self.schedule, self.controller
+        begun = float(latents.abs().max()) / schedule.initial_scale
+        with model.lock, torch.no_grad(), attached(model.module, controller, controller.sites):
+            for step in _bar(range(first, schedule.steps), show=callbacks.progress):
+                if callbacks.cancel is not None and callbacks.cancel.is_set():
+                    raise Cancelled(
+                        f"The run was cancelled before step {step} of {schedule.steps}."
+                    )
+                controller.begin_step(step)
+                noise_pred = predict(model, schedule, latents, self.conditioning, step)
+                before, latents = latents, self._advance(latents, noise_pred, step)
+                latents = after_step(step, latents)
+                check_finite(latents, begun, self.conditioning, controller, f"after step {step}")
+                if callbacks.on_step is not None:
+                    preview = _previewer(model, schedule, before, noise_pred, step)
+                    callbacks.on_step(step, schedule.steps, preview)
+                history.append(latents[-self.count :])
+            pixels = model.decode(history[-1])
+            check_finite(pixels, begun, self.conditioning, controller, "while decoding")
+        return pixels
+
+    def _advance(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
+        """Take the sampler's step."""
+        noise = None if self.noise_maps is None else self.noise_maps[step]
+        previous = self.cleans[-1] if self.cleans else None
+        if self.schedule.order == 2:
+            self.cleans.append(self.schedule.clean(latents, noise_pred, step))
+        return self.schedule.advance(latents, noise_pred, step, noise=noise, previous=previous)
 
 
 def check_finite(
@@ -219,10 +244,11 @@ def _previewer(
     return preview
 
 
-def bar(steps: Iterator[Tensor], total: int, *, show: bool) -> Iterator[Tensor]:
+def _bar(steps: range, *, show: bool) -> Iterable[int]:
     """Show a progress bar beside the steps, if asked to."""
     if not show:
         return steps
     from tqdm.auto import tqdm
 
-    return iter(tqdm(steps, total=total, desc="denoising"))
+    shown: Iterable[int] = tqdm(steps, desc="denoising")
+    return shown

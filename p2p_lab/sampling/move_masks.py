@@ -1,4 +1,4 @@
-"""Make a plan ready for its sources: where the objects are that it moves, what its text says."""
+"""Make a plan ready for its sources: where the objects are that it moves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from p2p_lab.attention.moving import region_of
 from p2p_lab.edits import EditPlan, MovePlan
-from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.runs import Run
 
 
@@ -23,8 +22,6 @@ def resolve_move_masks(plan: EditPlan, sources: Sequence[Run]) -> EditPlan:
     Raises:
         ValueError: If a source recorded no maps.
     """
-    if not plan.moves:
-        return plan
     return plan.with_(moves=tuple(_placed(move, sources) for move in plan.moves))
 
 
@@ -44,20 +41,3 @@ def _region(move: MovePlan, source: Run) -> Tensor:
     maps = source.attention.token_maps()[list(move.tokens)].sum(dim=0)  # (h, w)
     large = torch.nn.functional.interpolate(maps[None, None], size=source.size, mode="bilinear")
     return region_of(large[0, 0], move.threshold)
-
-
-def encode_target(model: Denoiser, plan: EditPlan, size: tuple[int, int]) -> Conditioning:
-    """Encode a plan's target prompt, (1, L, D); between two prompts their embeddings are mixed."""
-    assert plan.target is not None
-    here = model.encode_prompt(plan.target, size)
-    if plan.toward is None:
-        return here
-    other, share = plan.toward
-    there = model.encode_prompt(other, size)
-    mask = here.mask if here.mask is None or there.mask is None else here.mask | there.mask
-    pooled = here.pooled
-    if here.pooled is not None and there.pooled is not None:
-        pooled = torch.lerp(here.pooled, there.pooled, share)
-    return replace(
-        here, tokens=torch.lerp(here.tokens, there.tokens, share), pooled=pooled, mask=mask
-    )

@@ -1,6 +1,6 @@
 """The maps of one denoising call on a given picture: is a heatmap true?
 
-    z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε
+    z = α z_0 + σ ε
 
 A picture gets the noise of one step, the denoiser is called once with a prompt, and its attention
 is recorded. Nothing is sampled, so the maps can be held against what is known of the picture.
@@ -14,7 +14,7 @@ from torch import Tensor
 from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.runs import noise_of
-from p2p_lab.sampling.schedules import Ddim, make_schedule
+from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.tokens import Prompt
 
 
@@ -25,7 +25,7 @@ def observe(
     """Return the maps of one denoising call on a picture with noise.
 
     Args:
-        model: any denoiser of latents or pixels that DDIM can sample.
+        model: any denoiser of latents or pixels.
         image: the picture, (3, H, W) in [0, 1].
         text: what it shows.
         step: the step whose level of noise is added, 0 (nearly all noise) … steps − 1.
@@ -33,18 +33,16 @@ def observe(
         seed: draws the noise.
 
     Raises:
-        ValueError: If there is no such step, or the model's schedule has no ᾱ.
+        ValueError: If there is no such step.
     """
     if not 0 <= step < steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {steps - 1}.")
-    schedule = make_schedule(model.scheduler_config, "ddim", steps)
-    if not isinstance(schedule, Ddim):
-        raise ValueError(f"{model.name} has no schedule of ᾱ, which observe needs.")
     size = (int(image.shape[-2]), int(image.shape[-1]))
+    schedule = make_schedule(model.scheduler_config, "ddim", steps, model.latent_shape(size)[1:])
     with model.lock:
         clean = model.encode(image[None].to(model.device, model.dtype))  # (1, C, h, w)
-        level, noise = schedule.alpha_bar[step], noise_of(seed, tuple(clean.shape)).to(clean)
-        noisy = level**0.5 * clean + (1 - level) ** 0.5 * noise
+        noise = noise_of(seed, tuple(clean.shape)).to(clean)
+        noisy = (schedule.alpha[step] * clean + schedule.sigma[step] * noise).to(clean.dtype)
         prompt = model.prompt(text)
         conditioning = model.encode_prompt(prompt, size)
         return maps_of_call(model, noisy, schedule.timesteps[step], conditioning, prompt)

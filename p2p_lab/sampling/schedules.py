@@ -1,215 +1,208 @@
-"""Tables of times and noise levels: DDIM, Euler and DPM-Solver++ of first and second order.
+"""A sampler's table of times and noise levels, and its step: DDIM, Euler, DPM-Solver++, flows.
 
-A step of first order needs the latents before it and nothing else, so a run can be taken up at any
-step; one of second order needs the clean estimate of the step before as well. The tables are those
-of diffusers' schedulers.
+    z = α ẑ_0 + σ ε̂        the denoiser splits noisy latents into picture and noise
+    z' = α' ẑ_0 + σ' ε̂     the step puts them together again, with less noise
+
+A sampler of first order is its table of α and σ alone: α² + σ² = 1 for DDIM and DPM-Solver++
+(Lu et al. 2022, arXiv 2211.01095, section 4), α = 1 for Euler as diffusers writes it, α = 1 − σ for
+flows (Liu et al. 2022, arXiv 2209.03003), whose velocity is ε − z_0. Such a run can be taken up at
+any step; second order needs the clean estimate of the step before as well. The tables are those of
+diffusers' schedulers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Prediction
-from p2p_lab.sampling.flow import is_flow, make_flow
-from p2p_lab.sampling.steps import (
-    ddim_step,
-    dynamic_threshold,
-    euler_step,
-    multistep,
-    predict_clean,
-    spacing,
-)
+from p2p_lab.sampling.steps import ddim_step, dynamic_threshold, multistep, spacing, split
 
 _FEW = 15  # steps below which diffusers takes the last one of first order
 Sampler = Literal["ddim", "euler", "dpm++", "dpm++2m"]
 
 
-class Schedule(Protocol):
-    """Describe a sampler with its table of times."""
-
-    @property
-    def timesteps(self) -> Tensor:
-        """Tell the model time of each step, (T,)."""
-
-    @property
-    def steps(self) -> int:
-        """Tell the number of steps T."""
-
-    @property
-    def initial_scale(self) -> float:
-        """Tell the size of the first latents, in units of standard noise."""
-
-    def model_input(self, latents: Tensor, step: int) -> Tensor:
-        """Scale the latents as the denoiser expects them."""
-
-    def advance(
-        self, latents: Tensor, noise_pred: Tensor, step: int, *, noise: Tensor | None = None
-    ) -> Tensor:
-        """Take step number `step`, 0 being the noisiest; with `noise` a DDPM step (eta = 1)."""
-
-    def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
-        """Estimate the clean latents from the present ones."""
-
-
 @dataclass(frozen=True, eq=False)
-class Ddim:
-    """Hold the DDIM table: model time and noise level of each step.
-
-    First-order DPM-Solver++ takes the same step on another table (Lu et al. 2022, arXiv
-    2211.01095, section 4), so it is this class too.
+class Schedule:
+    """A sampler: model time and noise level of each step, and how a step is taken.
 
     Attributes:
         timesteps: Model time of each step, (T,).
-        alpha_bar: ᾱ before each step, (T,).
-        alpha_bar_next: ᾱ after each step, (T,).
+        alpha, sigma: How much of picture and noise is in the latents before each step, (T,).
+        alpha_next, sigma_next: The same after each step, (T,).
         prediction: What the denoiser predicts.
-        clip: Clamp of the clean latents, or None.
+        order: 1, or 2 for DPM-Solver++ (2M).
+        settles: Whether the last step of second order is taken as one of first order.
+        scaled: Whether the denoiser is given the latents over √(α² + σ²).
+        initial_scale: Size of the first latents, in units of standard noise.
+        clip: Clamp of the clean latents to ±clip, or None.
         threshold: Quantile and largest value of `dynamic_threshold`, or None.
     """
 
     timesteps: Tensor
-    alpha_bar: Tensor
-    alpha_bar_next: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    alpha_next: Tensor
+    sigma_next: Tensor
     prediction: Prediction = "epsilon"
+    order: int = 1
+    settles: bool = True
+    scaled: bool = False
+    initial_scale: float = 1.0
     clip: float | None = None
     threshold: tuple[float, float] | None = None
 
     @property
     def steps(self) -> int:
-        """Tell the number of steps T."""
+        """Number of steps T."""
         return len(self.timesteps)
 
     @property
-    def initial_scale(self) -> float:
-        """Tell the size of the first latents: 1."""
-        return 1.0
+    def is_flow(self) -> bool:
+        """Whether it is the table of a flow-matching model."""
+        return self.prediction == "flow"
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """ᾱ = α² before each step, (T,), for models of noise."""
+        return self.alpha**2
+
+    @property
+    def alpha_bar_next(self) -> Tensor:
+        """ᾱ after each step, (T,)."""
+        return self.alpha_next**2
 
     def model_input(self, latents: Tensor, step: int) -> Tensor:
-        """Return the latents as they are."""
-        return latents
+        """Return the latents as the denoiser expects them."""
+        return latents / self._scale(step) if self.scaled else latents
 
-    def advance(
-        self, latents: Tensor, noise_pred: Tensor, step: int, *, noise: Tensor | None = None
-    ) -> Tensor:
-        """Take step number `step`; with `noise` a DDPM step (eta = 1)."""
-        return ddim_step(
-            latents,
-            noise_pred,
-            self.alpha_bar[step],
-            self.alpha_bar_next[step],
-            prediction=self.prediction,
-            eta=0.0 if noise is None else 1.0,
-            noise=noise,
-            clip=self.clip,
-            threshold=self.threshold,
-        )
+    def split(self, latents: Tensor, output: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the clean latents ẑ_0 and the noise ε̂ that the denoiser sees before a step.
 
-    def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
-        """Estimate the clean latents from the present ones."""
-        return predict_clean(latents, noise_pred, self.alpha_bar[step], self.prediction)[0]
+        Args:
+            latents: z, (B, C, h, w).
+            output: What the denoiser predicts, after guidance, same shape.
+            step: 0 is the noisiest.
+        """
+        alpha, sigma = self.alpha[step], self.sigma[step]
+        if self.scaled:
+            scale = self._scale(step)
+            latents, alpha, sigma = latents / scale, alpha / scale, sigma / scale
+        return split(latents, output, alpha, sigma, self.prediction)
 
-
-@dataclass(frozen=True, eq=False)
-class Multistep(Ddim):
-    """Hold the table of second-order DPM-Solver++ (2M).
-
-    Attributes:
-        settles: Whether the last step is of first order, as where it ends at the clean latents.
-    """
-
-    settles: bool = True
+    def clean(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
+        """Estimate the clean latents ẑ_0, within the bounds that the model was trained with."""
+        return self._bounded(self.split(latents, output, step)[0])
 
     def advance(
         self,
         latents: Tensor,
-        noise_pred: Tensor,
+        output: Tensor,
         step: int,
         *,
         noise: Tensor | None = None,
         previous: Tensor | None = None,
     ) -> Tensor:
-        """Take step number `step`; without the `previous` clean estimate one of first order.
+        """Take a step.
+
+        Args:
+            latents: z before it, (B, C, h, w).
+            output: What the denoiser predicts, after guidance, same shape.
+            step: 0 is the noisiest.
+            noise: Take a DDPM step (η = 1) with this noise, same shape.
+            previous: The clean estimate of the step before, for a sampler of second order; without
+                it the step is one of first order.
+
+        Returns:
+            z' after it, same shape.
 
         Raises:
-            ValueError: If noise is given: this sampler has no stochastic form here.
+            ValueError: If noise is given and the sampler has no stochastic form here.
         """
         if noise is not None:
-            raise ValueError("Noise maps need the DDIM sampler; use sampler='ddim'.")
-        if previous is None or (self.settles and step == self.steps - 1):
-            return super().advance(latents, noise_pred, step)
-        levels = self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
-        wide = torch.promote_types(latents.dtype, torch.float32)
-        clean = self.clean(latents.to(wide), noise_pred.to(wide), step)
-        return multistep(latents.to(wide), clean, previous.to(wide), levels).to(latents.dtype)
+            return self._stochastic(latents, output, step, noise)
+        wide = latents.to(self._precision(latents))
+        clean, direction = self.split(wide, output, step)
+        clean = self._bounded(clean)
+        if self._is_second(step, previous):
+            assert previous is not None
+            return multistep(wide, clean, previous.to(wide), self._levels(step)).to(latents.dtype)
+        return (self.alpha_next[step] * clean + self.sigma_next[step] * direction).to(latents.dtype)
+
+    def undo(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
+        """Return z before a step that led to z', from what the denoiser says of z'.
+
+            z = α ẑ_0 + σ ε̂,    ẑ_0 = (z' − σ' ε̂)/α'
+
+        What a model of noise predicts is read as the noise it stands for at the level that it was
+        told, so models that say the same in other terms are inverted alike; a flow's velocity is
+        read at the level of z', where it is the step taken backwards.
+
+        Args:
+            latents: z' after the step, (B, C, h, w).
+            output: What the denoiser predicts of z' when told the step's time, same shape.
+            step: 0 is the noisiest.
+        """
+        after = self.alpha_next[step], self.sigma_next[step]
+        level = after if self.is_flow else (self.alpha[step], self.sigma[step])
+        _, noise = split(latents, output, *level, self.prediction)
+        clean = (latents - after[1] * noise) / after[0]
+        return self.alpha[step] * clean + self.sigma[step] * noise
 
     def of_one_step(self, estimate: Tensor, previous: Tensor | None, step: int) -> Tensor:
         """Return a step's clean estimate, given the one that `advance` continued it to."""
-        if previous is None or (self.settles and step == self.steps - 1):
+        if not self._is_second(step, previous):
             return estimate
-        part = 0.5 / self._ratio(step)
+        assert previous is not None
+        part = 0.5 / spacing(*self._levels(step))
         return (estimate + part * previous) / (1 + part)
 
-    def _ratio(self, step: int) -> Tensor:
-        levels = self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
-        return spacing(*levels)
-
-    def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
-        """Estimate the clean latents, within the threshold that the model was trained with."""
-        clean = super().clean(latents, noise_pred, step)
-        return clean if self.threshold is None else dynamic_threshold(clean, *self.threshold)
-
-
-@dataclass(frozen=True, eq=False)
-class Euler:
-    """Hold the Euler table. Its latents are x = z/√ᾱ, as in diffusers.
-
-    Attributes:
-        timesteps: Model time of each step, (T,).
-        sigmas: Noise levels, (T + 1,), the last one 0.
-        initial_scale: Size of the first latents, in units of standard noise.
-        prediction: What the denoiser predicts.
-    """
-
-    timesteps: Tensor
-    sigmas: Tensor
-    initial_scale: float
-    prediction: Prediction = "epsilon"
-
-    @property
-    def steps(self) -> int:
-        """Tell the number of steps T."""
-        return len(self.timesteps)
-
-    def model_input(self, latents: Tensor, step: int) -> Tensor:
-        """Return z = x/√(1 + σ²)."""
-        return latents / (self.sigmas[step] ** 2 + 1) ** 0.5
-
-    def advance(
-        self, latents: Tensor, noise_pred: Tensor, step: int, *, noise: Tensor | None = None
-    ) -> Tensor:
-        """Take step number `step`.
-
-        Raises:
-            ValueError: If noise is given: this sampler has no stochastic form here.
-        """
-        if noise is not None:
+    def _stochastic(self, latents: Tensor, output: Tensor, step: int, noise: Tensor) -> Tensor:
+        if self.is_flow:
+            raise ValueError(
+                "Noise maps belong to models of noise; a flow-matching model takes none."
+            )
+        if self.scaled or self.order == 2:
             raise ValueError("Noise maps need the DDIM sampler; use sampler='ddim'.")
-        # Half precision overflows where a schedule ends at pure noise: σ is 4096 there.
-        wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
-        clean = self.clean(wide, noise_pred, step)
-        new = euler_step(wide, clean, self.sigmas[step], self.sigmas[step + 1])
-        return new.to(latents.dtype)
+        return ddim_step(
+            latents,
+            output,
+            self.alpha_bar[step],
+            self.alpha_bar_next[step],
+            prediction=self.prediction,
+            eta=1.0,
+            noise=noise,
+            clip=self.clip,
+            threshold=self.threshold,
+        )
 
-    def clean(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
-        """Estimate the clean latents from the present ones."""
-        alpha_bar = 1 / (self.sigmas[step] ** 2 + 1)
-        z = self.model_input(latents, step)
-        return predict_clean(z, noise_pred, alpha_bar, self.prediction)[0]
+    def _bounded(self, clean: Tensor) -> Tensor:
+        if self.threshold is not None:
+            return dynamic_threshold(clean, *self.threshold)
+        return clean if self.clip is None else clean.clamp(-self.clip, self.clip)
+
+    def _scale(self, step: int) -> Tensor:
+        return (self.alpha[step] ** 2 + self.sigma[step] ** 2) ** 0.5
+
+    def _precision(self, latents: Tensor) -> torch.dtype:
+        """Return float32 or wider where half precision would overflow (σ up to 4096) or be poor."""
+        wide = self.scaled or self.is_flow or self.order == 2
+        return torch.promote_types(latents.dtype, torch.float32) if wide else latents.dtype
+
+    def _is_second(self, step: int, previous: Tensor | None) -> bool:
+        """Whether a step is one of second order."""
+        last = self.settles and step == self.steps - 1
+        return self.order == 2 and previous is not None and not last
+
+    def _levels(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ᾱ before the last step, now, and after this one."""
+        return self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
 
 
 def make_schedule(
@@ -241,7 +234,7 @@ def make_schedule(
                 f"{sampler=} is for models of noise, and this is a flow-matching model. "
                 "Use 'euler' or 'ddim', which are the same step there."
             )
-        return make_flow(config, steps, grid)
+        return _flow(config, steps, grid)
     if config.get("thresholding") and config.get("space") != "pixels":
         raise ValueError(
             "This model's scheduler uses dynamic thresholding, which is not supported in latent "
@@ -249,7 +242,7 @@ def make_schedule(
         )
     config = {name: value for name, value in config.items() if name != "space"}
     make: dict[str, Callable[[Mapping[str, Any], int], Schedule]]
-    make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm, "dpm++2m": _dpm2}
+    make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm, "dpm++2m": partial(_dpm, order=2)}
     try:
         return make[sampler](config, steps)
     except (ValueError, NotImplementedError, ImportError, IndexError) as error:
@@ -260,7 +253,30 @@ def make_schedule(
         ) from error
 
 
-def _ddim(config: Mapping[str, Any], steps: int) -> Ddim:
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Tell from a model's scheduler settings whether it is a flow-matching model."""
+    return str(config.get("_class_name", "")).startswith("FlowMatch")
+
+
+def _of_noise(
+    scheduler: Any, alpha_bar: Tensor, alpha_bar_next: Tensor, **options: Any
+) -> Schedule:
+    """Return the table of a model of noise, α = √ᾱ and σ = √(1 − ᾱ), with diffusers' settings."""
+    config = scheduler.config
+    threshold = (float(config.dynamic_thresholding_ratio), float(config.sample_max_value))
+    return Schedule(
+        timesteps=scheduler.timesteps,
+        alpha=alpha_bar**0.5,
+        sigma=(1 - alpha_bar) ** 0.5,
+        alpha_next=alpha_bar_next**0.5,
+        sigma_next=(1 - alpha_bar_next) ** 0.5,
+        prediction=config.prediction_type,
+        threshold=threshold if config.thresholding else None,
+        **options,
+    )
+
+
+def _ddim(config: Mapping[str, Any], steps: int) -> Schedule:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(dict(config))
@@ -274,61 +290,79 @@ def _ddim(config: Mapping[str, Any], steps: int) -> Ddim:
     stride = scheduler.config.num_train_timesteps // steps
     levels = scheduler.alphas_cumprod
     after = [int(t) - stride for t in scheduler.timesteps]
-    return Ddim(
-        timesteps=scheduler.timesteps,
-        alpha_bar=levels[scheduler.timesteps],
-        alpha_bar_next=torch.stack(
-            [levels[t] if t >= 0 else scheduler.final_alpha_cumprod for t in after]
-        ),
-        prediction=scheduler.config.prediction_type,
-        clip=scheduler.config.clip_sample_range if scheduler.config.clip_sample else None,
-        threshold=_threshold(scheduler.config),
-    )
+    last = [levels[t] if t >= 0 else scheduler.final_alpha_cumprod for t in after]
+    clip = scheduler.config.clip_sample_range if scheduler.config.clip_sample else None
+    return _of_noise(scheduler, levels[scheduler.timesteps], torch.stack(last), clip=clip)
 
 
-def _threshold(config: Any) -> tuple[float, float] | None:
-    if not config.thresholding:
-        return None
-    return float(config.dynamic_thresholding_ratio), float(config.sample_max_value)
-
-
-def _euler(config: Mapping[str, Any], steps: int) -> Euler:
+def _euler(config: Mapping[str, Any], steps: int) -> Schedule:
     from diffusers import EulerDiscreteScheduler
 
     scheduler = EulerDiscreteScheduler.from_config(dict(config))
     scheduler.set_timesteps(steps)
-    return Euler(
+    sigmas = scheduler.sigmas
+    return Schedule(
         timesteps=scheduler.timesteps,
-        sigmas=scheduler.sigmas,
-        initial_scale=float(scheduler.init_noise_sigma),
+        alpha=torch.ones_like(sigmas[:-1]),
+        sigma=sigmas[:-1],
+        alpha_next=torch.ones_like(sigmas[1:]),
+        sigma_next=sigmas[1:],
         prediction=scheduler.config.prediction_type,
+        scaled=True,
+        initial_scale=float(scheduler.init_noise_sigma),
     )
 
 
-def _dpm(config: Mapping[str, Any], steps: int) -> Ddim:
-    _, table = _dpm_table(config, steps, 1)
-    return Ddim(**table)
-
-
-def _dpm2(config: Mapping[str, Any], steps: int) -> Multistep:
-    found, table = _dpm_table(config, steps, 2)
-    settles = steps < _FEW or found.euler_at_final or found.final_sigmas_type == "zero"
-    return Multistep(**table, settles=settles)
-
-
-def _dpm_table(config: Mapping[str, Any], steps: int, order: int) -> tuple[Any, dict[str, Any]]:
-    """Return diffusers' settings for DPM-Solver++ of an order, and its table."""
+def _dpm(config: Mapping[str, Any], steps: int, order: int = 1) -> Schedule:
     from diffusers import DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler.from_config(
         dict(config), solver_order=order, solver_type="midpoint", algorithm_type="dpmsolver++"
     )
     scheduler.set_timesteps(steps)
-    alpha_bar = 1 / (scheduler.sigmas**2 + 1)
-    return scheduler.config, {
-        "timesteps": scheduler.timesteps,
-        "alpha_bar": alpha_bar[:-1],
-        "alpha_bar_next": alpha_bar[1:],
-        "prediction": scheduler.config.prediction_type,
-        "threshold": _threshold(scheduler.config),
-    }
+    alpha_bar, found = 1 / (scheduler.sigmas**2 + 1), scheduler.config
+    settles = steps < _FEW or found.euler_at_final or found.final_sigmas_type == "zero"
+    return _of_noise(scheduler, alpha_bar[:-1], alpha_bar[1:], order=order, settles=settles)
+
+
+def _flow(config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None) -> Schedule:
+    """Build the table of a flow.
+
+    Args:
+        config: The model's scheduler settings; "patch" is how many latents a token spans along
+            each axis, "even" whether the shares of noise fall evenly before they are shifted.
+        steps: Number of steps T.
+        grid: Height and width of the latents, on which models with dynamic shifting depend.
+
+    Raises:
+        ValueError: If the settings ask for what is not supported.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    kind = str(config.get("_class_name"))
+    if kind != "FlowMatchEulerDiscreteScheduler" or config.get("stochastic_sampling"):
+        raise ValueError(
+            f"The scheduler {kind} with these settings is not supported for flow-matching models. "
+            "Use a FlowMatchEulerDiscreteScheduler without stochastic sampling."
+        )
+    settings = {name: value for name, value in config.items() if name not in ("patch", "even")}
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
+    even = np.linspace(1.0, 1 / steps, steps) if config.get("even") else None
+    shift = _shift(config, grid) if config.get("use_dynamic_shifting") else None
+    scheduler.set_timesteps(steps, sigmas=even, mu=shift)
+    sigma, sigma_next = scheduler.sigmas[:-1], scheduler.sigmas[1:]
+    return Schedule(
+        scheduler.timesteps, 1 - sigma, sigma, 1 - sigma_next, sigma_next, prediction="flow"
+    )
+
+
+def _shift(config: Mapping[str, Any], grid: tuple[int, int] | None) -> float:
+    """Tell how far the table is shifted towards noise: the more, the larger the picture."""
+    if grid is None:
+        raise ValueError("This model's steps depend on the picture's size; give its latents' size.")
+    patch = int(config.get("patch", 1))
+    positions = (grid[0] // patch) * (grid[1] // patch)
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - least) / (many - few)
+    return float(positions * slope + (least - slope * few))

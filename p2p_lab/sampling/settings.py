@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from p2p_lab.attention import AttentionTape, Site
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.schedules import Sampler, Schedule, make_schedule
+from p2p_lab.sampling.tape_budget import new_tapes
 
 Record = Literal["tape", "store", "none"]
 MOST_PIXELS = 2**16  # a side
@@ -54,6 +57,18 @@ class Settings:
         shape = model.latent_shape(full)
         schedule = make_schedule(model.scheduler_config, sampler, steps, shape[1:])
         return Settings(steps, scale, full, shape, record, sampler, schedule)
+
+    def new_tapes(
+        self,
+        model: Denoiser,
+        sites: Mapping[str, Site],
+        count: int = 1,
+        budget: int | None = None,
+    ) -> list[AttentionTape]:
+        """Make the empty tapes that are asked for, one a picture; none if they do not fit."""
+        if self.record != "tape":
+            return []
+        return new_tapes(model, sites, self.steps, pictures=count, budget=budget)
 
 
 def _whole(steps: int) -> int:

@@ -11,30 +11,51 @@ from torch import Tensor
 from p2p_lab.models.denoiser import Prediction
 
 
-def predict_clean(
-    latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor, prediction: Prediction = "epsilon"
+def split(
+    latents: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
 ) -> tuple[Tensor, Tensor]:
     """Split noisy latents into the clean latents and the noise that the denoiser sees in them.
 
-    epsilon: ẑ_0 = (z − √(1−ᾱ) ε̂)/√ᾱ.  v: ẑ_0 = √ᾱ z − √(1−ᾱ) v̂,  ε̂ = √ᾱ v̂ + √(1−ᾱ) z
-    (Salimans and Ho 2022, arXiv 2202.00512).
+        z = α z_0 + σ ε
+
+    epsilon: ẑ_0 = (z − σ ε̂)/α.  v: ẑ_0 = α z − σ v̂,  ε̂ = α v̂ + σ z  (Salimans and Ho 2022, section
+    3.1; α² + σ² = 1).  sample: ε̂ = (z − α ẑ_0)/σ.  flow, α = 1 − σ: ẑ_0 = z − σ v̂,  ε̂ = ẑ_0 + v̂.
 
     Args:
-        latents: z_t, (B, C, h, w).
-        noise_pred: What the denoiser said, same shape.
-        alpha_bar: ᾱ_t, a scalar.
-        prediction: What it predicts.
+        latents: z, (B, C, h, w).
+        output: What the denoiser says after guidance, same shape.
+        alpha: α, a scalar.
+        sigma: σ, a scalar.
+        prediction: What the denoiser predicts.
 
     Returns:
         ẑ_0 and ε̂, same shape.
     """
-    beta_bar = 1 - alpha_bar
     if prediction == "epsilon":
-        return (latents - beta_bar**0.5 * noise_pred) / alpha_bar**0.5, noise_pred
+        return (latents - sigma * output) / alpha, output
     if prediction == "v_prediction":
-        clean = alpha_bar**0.5 * latents - beta_bar**0.5 * noise_pred
-        return clean, alpha_bar**0.5 * noise_pred + beta_bar**0.5 * latents
-    return noise_pred, (latents - alpha_bar**0.5 * noise_pred) / beta_bar**0.5
+        return alpha * latents - sigma * output, alpha * output + sigma * latents
+    if prediction == "flow":
+        clean = latents - sigma * output
+        return clean, clean + output
+    return output, (latents - alpha * output) / sigma
+
+
+def predict_clean(
+    latents: Tensor, noise_pred: Tensor, alpha_bar: Tensor, prediction: Prediction = "epsilon"
+) -> tuple[Tensor, Tensor]:
+    """Split noisy latents at noise level ᾱ: `split` with α = √ᾱ and σ = √(1 − ᾱ).
+
+    Args:
+        latents: z, (B, C, h, w).
+        noise_pred: What the denoiser said after guidance, same shape.
+        alpha_bar: ᾱ, a scalar.
+        prediction: What the denoiser predicts.
+
+    Returns:
+        ẑ_0 and ε̂, same shape.
+    """
+    return split(latents, noise_pred, alpha_bar**0.5, (1 - alpha_bar) ** 0.5, prediction)
 
 
 def ddim_step(
@@ -141,41 +162,3 @@ def spacing(before: Tensor, now: Tensor, after: Tensor) -> Tensor:
 def _half_log_ratio(alpha_bar: Tensor) -> Tensor:
     """Return λ = ln(√ᾱ/√(1 − ᾱ))."""
     return 0.5 * (alpha_bar / (1 - alpha_bar)).log()
-
-
-def flow_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """Take one Euler step along a flow from noise to picture (Liu et al. 2022, arXiv 2209.03003).
-
-        z' = z + (σ' − σ) v,    z = (1 − σ) z_0 + σ ε,    v = ε − z_0
-
-    On this straight path it is DDIM's step too: z' = (1 − σ') ẑ_0 + σ' ε̂. With σ' > σ it leads
-    back.
-
-    Args:
-        latents: z, (B, C, h, w).
-        velocity: v̂, what the denoiser said after guidance, same shape.
-        sigma: Share of noise in z, a scalar.
-        sigma_next: Share of noise to go to.
-
-    Returns:
-        z', same shape and the precision of `velocity`.
-    """
-    wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
-    return (wide + (sigma_next - sigma) * velocity).to(velocity.dtype)
-
-
-def euler_step(latents: Tensor, clean: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """Take one Euler step of the probability-flow equation (Karras et al. 2022, algorithm 1).
-
-        x' = x + (σ' − σ) (x − x̂_0)/σ,    x = z/√ᾱ,  σ = √(1−ᾱ)/√ᾱ
-
-    Args:
-        latents: x, (B, C, h, w).
-        clean: x̂_0, same shape.
-        sigma: Present noise level, a scalar.
-        sigma_next: Level to go to.
-
-    Returns:
-        x', same shape.
-    """
-    return latents + (sigma_next - sigma) * (latents - clean) / sigma
