@@ -48,12 +48,9 @@ from p2p_lab.inversion import (
     load_image,
 )
 from p2p_lab.judge import load_judge
-from p2p_lab.judge import train as judge_training
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.network import JudgeNet
-from p2p_lab.judge.optim import Optimiser
 from p2p_lab.judge.reading import save_judge
-from p2p_lab.judge.train import JudgeConfig
 from p2p_lab.models import ModelError, load, verify
 from p2p_lab.models.cards import read_card
 from p2p_lab.models.identity import digest_of
@@ -467,11 +464,6 @@ WRITERS: dict[str, Writer] = {
         lambda at, cat: append_line(at / "log", json.dumps({"step": 2, "more": "x" * 2000})),
         lambda at: [json.loads(x)["step"] for x in whole_lines(at / "log")][:2] in ([1], [1, 2]),
     ),
-    "a judge's checkpoint": (
-        lambda at, cat: save_judge_step(at, 1),
-        lambda at, cat: save_judge_step(at, 2),
-        lambda at: load_judge_step(at) in (1, 2),
-    ),
     "a judge": (
         lambda at, cat: None,
         lambda at, cat: save_judge(judge_net(), LABELS, at / "judge-v1", {"threshold": 0.5}),
@@ -488,21 +480,6 @@ WRITERS: dict[str, Writer] = {
 @cache
 def judge_net() -> JudgeNet:
     return JudgeNet(LABELS)
-
-
-@cache
-def judge_parts() -> tuple[JudgeConfig, JudgeNet, dict[str, Tensor], Optimiser]:
-    net = judge_net()
-    average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    return JudgeConfig(), net, average, Optimiser(net, net.outer(), 1e-3)
-
-
-def save_judge_step(folder: Path, step: int) -> None:
-    judge_training._save(folder, *judge_parts(), step, 1.0)
-
-
-def load_judge_step(folder: Path) -> int:
-    return judge_training._resume(folder, *judge_parts())[0]
 
 
 def export_model(model: Any, folder: Path) -> None:
@@ -771,12 +748,10 @@ READERS: dict[str, Callable[[Path, bytes], Any]] = {
     "a model's index": lambda at, data: load(at.parent, "cpu"),
     "a picture": lambda at, data: load_image(at, 8),
     "a judge": lambda at, data: load_judge(at.parent),
-    "a judge's checkpoint": lambda at, data: load_judge_step(at.parent),
     "a recipe": lambda at, data: Recipe.from_json(data.decode("latin-1")),
 }
 NAMES = {
     "a model's index": "model_index.json",
-    "a judge's checkpoint": "checkpoint.safetensors",
 }
 
 
@@ -832,24 +807,6 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
         left.write_bytes(b"")
     with pytest.raises(ResumeError, match=r"damaged.*delete .* to begin this stage again"):
         load_checkpoint(tmp_path, "d")
-
-
-@pytest.mark.parametrize("change", [{"step": "x"}, {"seconds": None}, {"config": "another"}])
-def test_a_judges_checkpoint_with_a_fact_damaged_is_a_sentence(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
-    save_judge_step(tmp_path, 1)
-    path = tmp_path / "checkpoint.safetensors"
-    with safe_open(str(path), framework="pt") as file:
-        facts = {**file.metadata(), **change}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    whole = {name: value for name, value in facts.items() if value is not None}
-    save_file(tensors, path, metadata=whole)
-    with pytest.raises(judge_training.ResumeError, match=str(tmp_path)):
-        load_judge_step(tmp_path)
-    save_file(dict(list(tensors.items())[1:]), path, metadata={**whole, "step": "1"})
-    with pytest.raises(judge_training.ResumeError):
-        load_judge_step(tmp_path)
 
 
 def test_every_promise_names_a_test_that_is_there() -> None:

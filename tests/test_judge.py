@@ -16,14 +16,15 @@ from p2p_lab.judge import Judge, JudgeError, Labels, Verdict, Wanted, load_judge
 from p2p_lab.judge.distort import blocks, distort, wobble
 from p2p_lab.judge.labels import NATURAL, true_answers
 from p2p_lab.judge.network import JudgeNet
-from p2p_lab.judge.optim import nearest_orthogonal
 from p2p_lab.judge.reading import WEIGHTS, save_judge, to_tensor
 from p2p_lab.judge.suggest import suggest_caption
-from p2p_lab.judge.train import JudgeConfig, ResumeError, draw, loss_of
+from p2p_lab.judge.train import JudgeConfig, draw, loss_of
 from p2p_lab.judge.verdict import OWN_ATTRIBUTES, compare
 from p2p_lab.scenes import SMALL, Scene, Thing, parse, render, sample_scene
 from p2p_lab.scenes.art import RAMPS, sprite
 from p2p_lab.scenes.splits import JUDGE_TEST, JUDGE_TRAINING, JUDGE_TUNING, TRAINING
+from p2p_lab.training.checkpoint import ResumeError, load_checkpoint, save_checkpoint
+from p2p_lab.training.optim import orthogonalise
 
 LABELS = Labels.of_world(SMALL)
 TINY = JudgeConfig(batch=4, pictures=24)
@@ -327,7 +328,7 @@ def test_an_update_of_an_inner_matrix_moves_all_its_directions_alike() -> None:
     matrix = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
     for one, left, right in ((matrix, u, vt), (matrix.T, vt.T, u.T)):
-        inner = left.T @ nearest_orthogonal(one) @ right.T
+        inner = left.T @ orthogonalise(one) @ right.T
         assert torch.allclose(inner, torch.diag(inner.diagonal()), atol=1e-6)
         assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
 
@@ -345,11 +346,21 @@ def test_an_interrupted_training_and_an_uninterrupted_one_agree_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(train, "draw", stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(TINY, tmp_path / "parts", save_seconds=0.0)
+            train.train(TINY, tmp_path / "parts", checkpoint_seconds=0.0)
     resumed = train.train(TINY, tmp_path / "parts").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     with pytest.raises(ResumeError, match="choose another --out"):
         train.train(replace(TINY, learning_rate=1e-4), tmp_path / "parts")
+
+
+def test_a_checkpoint_of_another_network_is_a_sentence(tmp_path: Path) -> None:
+    train.train(TINY, tmp_path)
+    folder = tmp_path / train.STAGE
+    tensors, state = load_checkpoint(folder, TINY.digest()) or ({}, {})
+    shorter = {name: t for name, t in tensors.items() if not name.endswith("running_mean")}
+    save_checkpoint(folder, shorter, state)
+    with pytest.raises(ResumeError, match=r"damaged: its .*running_mean.*Delete"):
+        train.train(replace(TINY, pictures=2 * TINY.pictures), tmp_path)
 
 
 # -- the bundled judge -----------------------------------------------------------------------

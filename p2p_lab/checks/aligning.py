@@ -82,11 +82,11 @@ def heaviest_block(source: Words, target: Words) -> Partners:
 def why_no_alignment(got: Partners, source: Words, target: Words, weight: Mapping[str, int]) -> str:
     """Return what is wrong with an alignment, as a sentence; empty when it is right."""
     where = f'For "{" ".join(source)}" and "{" ".join(target)}" '
-    broken = _broken_rule(got, source, target)
+    broken = broken_rule(got, source, target)
     if broken:
         return where + broken
     total = sum(weight.get(source[i], 1) for i in got if i is not None)
-    most = _table(source, target, weight)[-1][-1]
+    most = largest_weight(source, target, weight)
     if total == most:
         return ""
     if len(set(weight.values())) <= 1:
@@ -95,7 +95,13 @@ def why_no_alignment(got: Partners, source: Words, target: Words, weight: Mappin
     return where + f"its pairs weigh {total}, {most} is possible; the weights are {dict(weight)}."
 
 
-def _broken_rule(got: Partners, source: Words, target: Words) -> str:
+def largest_weight(source: Words, target: Words, weight: Mapping[str, int]) -> int:
+    """Return the largest total weight of an alignment; a word that is not named weighs 1."""
+    return _table(source, target, weight)[-1][-1]
+
+
+def broken_rule(got: Partners, source: Words, target: Words) -> str:
+    """Return which rule of an alignment is broken, as a sentence; empty when none is."""
     last = -1
     used = set()
     for j, i in enumerate(got):

@@ -8,7 +8,14 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from p2p_lab.checks.aligning import backwards, by_place, heaviest_block, next_equal
+from p2p_lab.checks.aligning import (
+    backwards,
+    broken_rule,
+    by_place,
+    heaviest_block,
+    largest_weight,
+    next_equal,
+)
 from p2p_lab.checks.exercise import Exercise, Wrong, agree, call, draw, draw_probs, tensor
 
 
@@ -72,24 +79,13 @@ def to_partners(value: Any, target: Sequence[str]) -> list[int | None]:
 def judge_alignment(got: list[int | None], source: Sequence[str], target: Sequence[str]) -> None:
     """Refuse an alignment that pairs unequal words, goes back, or matches too few."""
     where = f'For "{" ".join(source)}" and "{" ".join(target)}" '
-    used: list[int] = []
-    for j, i in enumerate(got):
-        if i is None:
-            continue
-        if i >= len(source):
-            raise Wrong(where + f"A({j}) = {i}, but the source has {len(source)} words.")
-        if source[i] != target[j]:
-            raise Wrong(where + f'A({j}) = {i} pairs "{source[i]}" with "{target[j]}". A new or '
-                        "substituted word has no partner: None.")  # fmt: skip
-        if i in used:
-            raise Wrong(where + f'source word {i}, "{source[i]}", is used twice.')
-        if used and i < used[-1]:
-            raise Wrong(where + f"the partners go back from {used[-1]} to {i}; keep the order.")
-        used.append(i)
-    most = sum(i is not None for i in alignment(source, target))
-    if len(used) < most:
-        raise Wrong(where + f"it matches {len(used)} words, {most} can be. " + _why(got, source,
-                    target))  # fmt: skip
+    broken = broken_rule(got, source, target)
+    if broken:
+        raise Wrong(where + broken)
+    pairs, most = sum(i is not None for i in got), largest_weight(source, target, {})
+    if pairs < most:
+        hint = _why(got, source, target)
+        raise Wrong(where + f"it matches {pairs} words, {most} can be. {hint}")
 
 
 def _why(got: list[int | None], source: Sequence[str], target: Sequence[str]) -> str:

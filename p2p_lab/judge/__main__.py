@@ -15,7 +15,7 @@ from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.measure import best_threshold, collect, measure
 from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
-from p2p_lab.judge.train import JudgeConfig, train
+from p2p_lab.judge.train import STAGE, JudgeConfig, train
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.splits import JUDGE_TEST, JUDGE_TUNING
 
@@ -41,7 +41,7 @@ def main() -> None:
     net = train(config, options.out)
     labels = Labels.of_world(WORLDS[config.world])
     threshold, scores = grade(net, config, labels, options.test)
-    path = options.out / "log.jsonl"
+    path = options.out / STAGE / "log.jsonl"
     facts = {
         "threshold": threshold,
         "metrics": scores,

@@ -1,52 +1,34 @@
 """Train the judge on scenes that the generator never sees, spoiled as a generator might.
 
-The learning rate follows the clock (or a number of pictures); the averaged weights are kept.
-A checkpoint is one safetensors file, replaced in one move, so that a kill spoils nothing.
+The loop is that of the generators (`training.stage`): the learning rate follows the clock or a
+number of pictures, the averaged weights are kept, and a stopped run goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from p2p_lab.codec import DamagedError, decode_known
-from p2p_lab.files import append_line, whole_file
 from p2p_lab.judge.distort import distort
 from p2p_lab.judge.labels import Labels, Truth, true_answers
 from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
-from p2p_lab.judge.optim import Optimiser
 from p2p_lab.scenes import WORLDS, render, sample_scene
 from p2p_lab.scenes.splits import JUDGE_TRAINING, Split
+from p2p_lab.training.checkpoint import begin_run
+from p2p_lab.training.stage import Stage, run_stage
 
+STAGE = "network"  # the folder of checkpoints and log
 SCENES_A_RUN = 8_000_000  # each training seed has scenes of its own
 UNSEEN_EVERY = 8  # one picture in eight holds a pair of words that the generator never saw
-
-
-class ResumeError(ValueError):
-    """A training run of the judge cannot go on from what is on disk."""
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What a checkpoint has beside its tensors, as text."""
-
-    step: str
-    seconds: str
-    config: str
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that are none."""
-        int(self.step), float(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,9 @@ class JudgeConfig:
         world: vocabulary of `p2p_lab.scenes` to answer with.
         minutes: wall time; pictures: if set it replaces the clock.
         batch: pictures a step.
-        learning_rate: the highest one.
+        learning_rate: the highest one; muon_factor: Muon's in units of it.
+        constant_until: part of the run after which the rate falls.
+        ema: decay of the averaged weights, a step.
         seed: of parameters, scenes and distortions.
     """
 
@@ -66,15 +50,17 @@ class JudgeConfig:
     pictures: int = 0
     batch: int = 32
     learning_rate: float = 2e-3
-    average: float = 0.998
+    muon_factor: float = 1.5
+    constant_until: float = 0.0
+    ema: float = 0.998
     seed: int = 0
 
-    def identity(self) -> str:
-        """Return what must agree between a run and its resumption, as text."""
+    def digest(self) -> str:
+        """Return a short hash of all that must agree between a run and its resumption."""
         fields = asdict(self)
         for free in ("minutes", "pictures"):
             fields.pop(free)
-        return json.dumps(fields, sort_keys=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def draw(
@@ -136,7 +122,7 @@ def mask_loss(scores: Tensor, masks: Tensor) -> Tensor:
     return (missed / area.clamp_min(1))[there].sum() / len(scores)
 
 
-def train(config: JudgeConfig, out: Path, *, save_seconds: float = 60.0) -> JudgeNet:
+def train(config: JudgeConfig, out: Path, *, checkpoint_seconds: float = 60.0) -> JudgeNet:
     """Train a judge, going on from the checkpoint in `out` if there is one.
 
     Returns:
@@ -145,147 +131,40 @@ def train(config: JudgeConfig, out: Path, *, save_seconds: float = 60.0) -> Judg
     Raises:
         ResumeError: when `out` holds a run with another configuration.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    begin_run(out, config.digest(), asdict(config))
     labels = Labels.of_world(WORLDS[config.world])
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(config.seed)
         net = JudgeNet(labels)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    optimiser = Optimiser(net, net.outer(), config.learning_rate)
-    step, spent = _resume(out, config, net, average, optimiser)
-    started = saved = time.monotonic()
-    recent: dict[str, float] = {}
-    while True:
-        now = time.monotonic()
-        seconds = spent + now - started
-        fraction = _fraction(config, step, seconds)
-        if fraction >= 1 or now - saved > save_seconds:
-            saved = now
-            _save(out, config, net, average, optimiser, step, seconds)
-        if fraction >= 1:
-            break
-        losses = _step(config, labels, net, optimiser, step, fraction)
-        _move_average(net, average, min(config.average, (1 + step) / (10 + step)))
-        step += 1
-        recent = {k: 0.97 * recent.get(k, v) + 0.03 * v for k, v in losses.items()}
-        if step % 50 == 0:
-            _log(out, step * config.batch, seconds, fraction, recent)
-    net.load_state_dict(average)
+    stage = stage_of(config, net, labels)
+    run_stage(stage, config, Accelerator(cpu=True), out, checkpoint_seconds=checkpoint_seconds)
     return net.eval()
 
 
-def _fraction(config: JudgeConfig, step: int, seconds: float) -> float:
-    if config.pictures:
-        return step * config.batch / config.pictures
-    return seconds / (60 * config.minutes)
+def stage_of(config: JudgeConfig, net: JudgeNet, labels: Labels) -> Stage:
+    """Return what a judge's training does at each step, for `run_stage`."""
+    outer = {id(p) for p in net.outer()}
 
+    def loss(batch: tuple[Tensor, Truth], step: int) -> tuple[Tensor, dict[str, float]]:
+        images, truth = batch
+        net.train()
+        images = images.contiguous(memory_format=torch.channels_last)
+        hints = truth.masks if step % 2 else None  # half the time its own masks
+        losses = loss_of(net(images, hints), truth)
+        return torch.stack(list(losses.values())).sum(), {k: v.item() for k, v in losses.items()}
 
-def _step(
-    config: JudgeConfig,
-    labels: Labels,
-    net: JudgeNet,
-    optimiser: Optimiser,
-    step: int,
-    fraction: float,
-) -> dict[str, float]:
-    """Take one step of the optimiser; return the loss of each question."""
-    images, truth = draw(config, labels, config.seed * SCENES_A_RUN + step * config.batch)
-    net.train()
-    images = images.contiguous(memory_format=torch.channels_last)
-    hints = truth.masks if step % 2 else None  # half the time its own masks
-    losses = loss_of(net(images, hints), truth)
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-    warm = min(1.0, (step + 1) * config.batch / 800)
-    optimiser.step(warm * (0.5 + 0.5 * math.cos(math.pi * fraction)))
-    return {name: loss.item() for name, loss in losses.items()}
+    def batches(step: int) -> Iterator[tuple[Tensor, Truth]]:
+        first = config.seed * SCENES_A_RUN
+        return (draw(config, labels, first + k * config.batch) for k in itertools.count(step))
 
-
-@torch.no_grad()
-def _move_average(net: JudgeNet, average: dict[str, Tensor], decay: float) -> None:
-    for name, tensor in net.state_dict().items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
-
-
-def _log(out: Path, pictures: int, seconds: float, fraction: float, now: dict[str, float]) -> None:
-    line = {"pictures": pictures, "seconds": round(seconds, 1), "fraction": round(fraction, 4)}
-    line |= {name: round(value, 4) for name, value in now.items()}
-    append_line(out / "log.jsonl", json.dumps(line))
-    print(pictures, {k: round(v, 3) for k, v in now.items()}, flush=True)
-
-
-def _save(
-    out: Path,
-    config: JudgeConfig,
-    net: JudgeNet,
-    average: dict[str, Tensor],
-    optimiser: Optimiser,
-    step: int,
-    seconds: float,
-) -> None:
-    """Write everything that a resumption needs; the old checkpoint stays until it is whole."""
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser.state().items()}
-    facts = {"step": str(step), "seconds": str(seconds), "config": config.identity()}
-    with whole_file(out / "checkpoint.safetensors") as draft:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=facts)
-
-
-def _resume(
-    out: Path,
-    config: JudgeConfig,
-    net: JudgeNet,
-    average: dict[str, Tensor],
-    optimiser: Optimiser,
-) -> tuple[int, float]:
-    """Load the checkpoint, if any; return the step and the seconds spent before."""
-    path = out / "checkpoint.safetensors"
-    if not path.is_file():
-        return 0, 0.0
-    try:
-        facts, tensors = _read(path)
-        if facts.config != config.identity():
-            raise ResumeError(
-                f"{path} was made with {facts.config}, this run has {config.identity()}; "
-                "use the same options or choose another --out folder."
-            )
-        _check_alike(_under(tensors, "net."), net.state_dict())
-        _check_alike(_under(tensors, "average."), average)
-    except DamagedError as error:
-        raise ResumeError(
-            f"{path} is damaged: {error}. Delete it to begin this run again."
-        ) from error
-    net.load_state_dict(_under(tensors, "net."))
-    for name, tensor in _under(tensors, "average.").items():
-        average[name].copy_(tensor)
-    optimiser.load_state(_under(tensors, "optimiser."))
-    return int(facts.step), float(facts.seconds)
-
-
-def _read(path: Path) -> tuple[_Facts, dict[str, Tensor]]:
-    """Read a checkpoint's facts and tensors.
-
-    Raises:
-        DamagedError: when it is none, or not as it was written.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            facts = decode_known(_Facts, file.metadata() or {})
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(str(error)) from error
-
-
-def _check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise if tensors are not those of these names and shapes."""
-    shapes = [{name: tuple(t.shape) for name, t in part.items()} for part in (found, wanted)]
-    if shapes[0] != shapes[1]:
-        raise DamagedError("its tensors are not those of this network")
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}
+    return Stage(
+        STAGE,
+        net,
+        loss,
+        batches,
+        60 * config.minutes,
+        config.pictures,
+        preview=lambda path: None,
+        inner=lambda _, p: p.ndim >= 2 and id(p) not in outer,
+    )

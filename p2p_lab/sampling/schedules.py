@@ -128,6 +128,9 @@ class Schedule:
         if noise is not None:
             return self._stochastic(latents, output, step, noise)
         wide = latents.to(self._precision(latents))
+        if self.is_flow:  # the same sum as below, written as diffusers does: the last bit counts
+            change = self.sigma_next[step] - self.sigma[step]
+            return (wide + change * output).to(output.dtype)
         clean, direction = self.split(wide, output, step)
         clean = self._bounded(clean)
         if self._is_second(step, previous):

@@ -37,6 +37,7 @@ class _State:
 
     step: int
     digest: str
+    seconds: float = 0.0
     sha256: str = ""
 
 

@@ -8,7 +8,7 @@ over the processes, each of which updates its own share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
@@ -46,8 +46,19 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(word in name for word in outer)
 
 
+Inner = Callable[[str, Tensor], bool]
+
+
 class Optimiser:
-    """Muon and Adam side by side, with gradients averaged over the processes."""
+    """Muon and Adam side by side, with gradients averaged over the processes.
+
+    Args:
+        parameters: What to update, by name; those without a gradient are left out.
+        accelerator: Tells how many processes share the work.
+        learning_rate: Of Adam.
+        muon_factor: Muon's learning rate in units of Adam's.
+        inner: Which parameters Muon takes.
+    """
 
     def __init__(
         self,
@@ -55,12 +66,13 @@ class Optimiser:
         accelerator: Accelerator,
         learning_rate: float,
         muon_factor: float,
+        inner: Inner = is_matrix,
     ) -> None:
         named = [(name, p) for name, p in parameters if p.requires_grad]
         self.accelerator = accelerator
         self.learning_rate, self.muon_factor = learning_rate, muon_factor
-        self.matrices = [p for name, p in named if is_matrix(name, p)]
-        self.rest = [p for name, p in named if not is_matrix(name, p)]
+        self.matrices = [p for name, p in named if inner(name, p)]
+        self.rest = [p for name, p in named if not inner(name, p)]
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
         self.adam = torch.optim.AdamW(
             self.rest, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0

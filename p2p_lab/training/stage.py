@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from p2p_lab.files import append_line
-from p2p_lab.training.checkpoint import load_checkpoint, save_checkpoint
-from p2p_lab.training.config import RunConfig
-from p2p_lab.training.optim import Optimiser
+from p2p_lab.training.checkpoint import ResumeError, load_checkpoint, save_checkpoint
+from p2p_lab.training.optim import Inner, Optimiser, is_matrix
 
 WARMUP_PICTURES = 800
 
@@ -28,6 +27,33 @@ def rate_factor(fraction: float, pictures: int, constant_until: float) -> float:
     warm = min(1.0, (pictures + 1) / WARMUP_PICTURES)
     tail = (fraction - constant_until) / (1 - constant_until)
     return warm * (0.5 + 0.5 * math.cos(math.pi * min(max(tail, 0.0), 1.0)))
+
+
+class LoopSettings(Protocol):
+    """What the loop itself takes from a run's configuration."""
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step, over all processes."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest one."""
+
+    @property
+    def muon_factor(self) -> float:
+        """Muon's learning rate in units of Adam's."""
+
+    @property
+    def constant_until(self) -> float:
+        """Part of the stage after which the rate falls."""
+
+    @property
+    def ema(self) -> float:
+        """Decay of the averaged weights, a step."""
+
+    def digest(self) -> str:
+        """Return a short hash of all that must agree between a run and its resumption."""
 
 
 @dataclass
@@ -41,6 +67,7 @@ class Stage:
         batches: from the first step to an endless iterator of this process's batches.
         preview: called with the averaged weights in place after each checkpoint.
         rate: factor of the learning rates.
+        inner: which parameters Muon takes; Adam takes the others.
     """
 
     name: str
@@ -51,12 +78,13 @@ class Stage:
     pictures: int
     preview: Callable[[Path], None]
     rate: float = 1.0
+    inner: Inner = is_matrix
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def run_stage(
     stage: Stage,
-    config: RunConfig,
+    config: LoopSettings,
     accelerator: Accelerator,
     folder: Path,
     *,
@@ -72,8 +100,9 @@ def run_stage(
         accelerator,
         stage.rate * config.learning_rate,
         config.muon_factor,
+        stage.inner,
     )
-    stage.average = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
+    stage.average = {n: p.detach().clone() for n, p in _weights(stage.module).items()}
     step, spent = _resume(stage, optimiser, config, folder)
     started, saved = time.monotonic(), spent
     bar = tqdm(desc=stage.name, unit="pictures", disable=not accelerator.is_main_process)
@@ -113,7 +142,7 @@ def _shared(seconds: float, accelerator: Accelerator) -> float:
     return float(accelerator.reduce(mine, "mean"))
 
 
-def _fraction(stage: Stage, config: RunConfig, step: int, seconds: float) -> float:
+def _fraction(stage: Stage, config: LoopSettings, step: int, seconds: float) -> float:
     """Return how much of the stage is over, by pictures or by the clock."""
     if stage.pictures:
         return step * config.batch / stage.pictures
@@ -121,18 +150,28 @@ def _fraction(stage: Stage, config: RunConfig, step: int, seconds: float) -> flo
 
 
 def _resume(
-    stage: Stage, optimiser: Optimiser, config: RunConfig, folder: Path
+    stage: Stage, optimiser: Optimiser, config: LoopSettings, folder: Path
 ) -> tuple[int, float]:
     found = load_checkpoint(folder, config.digest())
     if found is None:
         return 0, 0.0
     tensors, state = found
     with torch.no_grad():
-        for name, p in stage.module.named_parameters():
-            p.copy_(tensors[f"model.{name}"])
-            stage.average[name].copy_(tensors[f"average.{name}"])
+        for name, p in _weights(stage.module).items():
+            p.copy_(_saved(tensors, f"model.{name}", p, folder))
+            stage.average[name].copy_(_saved(tensors, f"average.{name}", p, folder))
     optimiser.load_state(_under(tensors, "optimiser."))
     return int(state["step"]), float(state["seconds"])
+
+
+def _saved(tensors: dict[str, Tensor], name: str, like: Tensor, folder: Path) -> Tensor:
+    found = tensors.get(name)
+    if found is None or found.shape != like.shape:
+        raise ResumeError(
+            f"The checkpoint in {folder} is damaged: its {name!r} is not that of this network. "
+            f"Delete {folder} to begin this stage again."
+        )
+    return found
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -142,34 +181,47 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _save(
     stage: Stage,
     optimiser: Optimiser,
-    config: RunConfig,
+    config: LoopSettings,
     folder: Path,
     step: int,
     seconds: float,
 ) -> None:
-    tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in stage.module.named_parameters()}
+    now = _weights(stage.module)
+    tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in now.items()}
     tensors |= {f"average.{n}": p for n, p in stage.average.items()}
     tensors |= {f"optimiser.{n}": p for n, p in optimiser.state().items()}
     state = {"step": step, "seconds": seconds, "digest": config.digest()}
     path = save_checkpoint(folder, tensors, state)
-    kept = {n: p.detach().clone() for n, p in stage.module.named_parameters()}
+    kept = {n: p.detach().clone() for n, p in now.items()}
     _use_average(stage)
     stage.preview(folder / f"{path.name}.png")
-    with torch.no_grad():
-        for name, p in stage.module.named_parameters():
-            p.copy_(kept[name])
+    _take(stage.module, kept)
 
 
 @torch.no_grad()
 def _move_average(stage: Stage, decay: float) -> None:
-    for name, p in stage.module.named_parameters():
-        stage.average[name].lerp_(p, 1 - decay)
+    for name, p in _weights(stage.module).items():
+        if p.is_floating_point():
+            stage.average[name].lerp_(p, 1 - decay)
+        else:  # a count, such as that of a normalisation's batches
+            stage.average[name].copy_(p)
+
+
+def _use_average(stage: Stage) -> None:
+    _take(stage.module, stage.average)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters and the buffers that it saves, each under one name."""
+    saved = module.state_dict()
+    buffers = {name: tensor for name, tensor in module.named_buffers() if name in saved}
+    return {**dict(module.named_parameters()), **buffers}
 
 
 @torch.no_grad()
-def _use_average(stage: Stage) -> None:
-    for name, p in stage.module.named_parameters():
-        p.copy_(stage.average[name])
+def _take(module: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, tensor in _weights(module).items():
+        tensor.copy_(values[name])
 
 
 def _log(
