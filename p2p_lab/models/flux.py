@@ -21,7 +21,6 @@ from p2p_lab.models.parts import Parts
 from p2p_lab.models.placement import device_of
 from p2p_lab.models.scheduling import flow_settings
 from p2p_lab.models.t5 import t5_states
-from p2p_lab.models.vocabulary import warn_of_unknown_words
 from p2p_lab.tokens import Prompt, ids_that_fit
 
 _TOKENS = {True: 512, False: 256}  # of the T5: Flux-dev (distilled guidance) and Flux-schnell
@@ -41,16 +40,6 @@ class Flux(FlowModel):
     clip: torch.nn.Module | None = None
     clip_tokenizer: Any = None
     distilled_guidance: float = 3.5
-
-    def prompt(self, text: str) -> Prompt:
-        """Tokenize `text` for the T5, whose tokens the image looks at.
-
-        Raises:
-            ValueError: If it is longer than the text encoder reads.
-        """
-        prompt = Prompt.of(text, self.tokenizer)
-        warn_of_unknown_words(prompt, self.card.vocabulary, self.name)
-        return prompt
 
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Conditioning
+from p2p_lab.models.latent_model import LatentModel
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.scheduling import is_distilled, noise_settings
-from p2p_lab.models.stable_diffusion import StableDiffusion
 from p2p_lab.models.t5 import plain_prompt, t5_states, token_mask
 from p2p_lab.tokens import Prompt
 
@@ -24,7 +24,7 @@ _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # what the t
 
 
 @dataclass(eq=False, repr=False)
-class PixArt(StableDiffusion):
+class PixArt(LatentModel):
     """Hold the parts of a PixArt pipeline.
 
     Args:
@@ -34,10 +34,10 @@ class PixArt(StableDiffusion):
     knows_size: bool = False
 
     @property
-    def scale(self) -> int:
-        """Tell how many pixels a patch of the transformer spans along each axis."""
+    def patch(self) -> int:
+        """Number of latent positions along each axis that a patch of the transformer spans."""
         patch: int = self._config.patch_size
-        return self._shrink * patch
+        return patch
 
     def prompt(self, text: str) -> Prompt:
         """Tokenize `text` in lower case, as these models were trained.
@@ -53,16 +53,6 @@ class PixArt(StableDiffusion):
         mask = token_mask(prompt, self.device)
         return Conditioning(states.to(self.device, self.dtype), sizes=self._sizes(size), mask=mask)
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Tell (C, h, w) of the latents of a picture of `size` (H, W).
-
-        Raises:
-            ValueError: If a side is not a positive multiple of what a patch spans.
-        """
-        channels, rows, columns = super().latent_shape(size)
-        patch: int = self._config.patch_size
-        return channels, rows * patch, columns * patch
-
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise in latents (B, C, h, w) at model time t."""
         size = conditioning.sizes
@@ -76,11 +66,6 @@ class PixArt(StableDiffusion):
             return_dict=False,
         )[0]
         return output[:, : latents.shape[1]]  # the rest is a learned variance
-
-    @property
-    def _shrink(self) -> int:
-        factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return factor
 
     def _sizes(self, size: tuple[int, int]) -> Tensor | None:
         if not self.knows_size:

@@ -87,8 +87,8 @@ class EditJob:
     cleans: list[Tensor] = field(default_factory=list)
 
     @property
-    def joint(self) -> bool:
-        """Tell whether the sources run beside the targets."""
+    def runs_sources(self) -> bool:
+        """Whether the sources run beside the targets, for want of tapes."""
         return not self.tapes
 
     @property
@@ -108,7 +108,7 @@ class EditJob:
             keep=keep,
             record=self.settings.record != "none",
         )
-        share = reuse and not keep and not self.joint and self.count == 1
+        share = reuse and not keep and not self.runs_sources and self.count == 1
         first, history, states = self._resume(controller) if share else self._start()
         measured = self._stacked("latents")
         assert measured is not None
@@ -122,7 +122,7 @@ class EditJob:
             self.cleans,
         )
         pixels = job.run(
-            torch.cat([measured[first], history[-1]]) if self.joint else history[-1],
+            torch.cat([measured[first], history[-1]]) if self.runs_sources else history[-1],
             history,
             after_step=self._after_step(controller, measured, states if share else None),
             first=first,
@@ -139,18 +139,18 @@ class EditJob:
         count, pinned = self.count, self.sources[0].trajectory.pinned
 
         def after_step(step: int, z: Tensor) -> Tensor:
-            before = z[:count] if self.joint and not pinned else measured[step + 1]
+            before = z[:count] if self.runs_sources and not pinned else measured[step + 1]
             new = controller.end_step(z[-count:], before)
             if states is not None:
                 states.append(controller.state.copy())
-            return torch.cat([before, new]) if self.joint else new
+            return torch.cat([before, new]) if self.runs_sources else new
 
         return after_step
 
     def _noise_maps(self) -> Tensor | None:
         """Return the noise added after each step to all rows, (T, rows, C, h, w)."""
         noise = self._stacked("noise_maps")
-        return torch.cat([noise] * 2, dim=1) if noise is not None and self.joint else noise
+        return torch.cat([noise] * 2, dim=1) if noise is not None and self.runs_sources else noise
 
     def _conditioning(self) -> GuidedConditioning:
         """Encode the rows' texts: the targets', after the sources' in a joint run."""
@@ -158,7 +158,7 @@ class EditJob:
         positive = encode_target(model, self.plan, settings.size).expand(self.count)
         negative = model.encode_negative(source.negative, settings.size).expand(self.count)
         steps = self._stacked("negative_embeds")
-        if not self.joint:
+        if not self.runs_sources:
             return GuidedConditioning(positive, negative, settings.guidance_scale, steps)
         source_text = model.encode_prompt(source.prompt, settings.size).expand(self.count)
         scale: float | Tensor = settings.guidance_scale
@@ -178,7 +178,7 @@ class EditJob:
 
     def _rows(self, conditioning: GuidedConditioning) -> BatchSlices:
         n, offset = self.count, conditioning.positive.tokens.shape[0] if conditioning.guided else 0
-        if not self.joint:
+        if not self.runs_sources:
             return BatchSlices(target=slice(offset, offset + n))
         return BatchSlices(slice(offset, offset + n), slice(offset + n, offset + 2 * n))
 
