@@ -3,6 +3,8 @@
     python benchmarks/rivals.py --quick          a few cases, the settings of the last full run
     python benchmarks/rivals.py                  goes on where it was; writes its pages
     python benchmarks/rivals.py --report         writes the report of what was measured so far
+    python benchmarks/rivals.py --report --compare theirs.json
+                                                 with what differs from a run on another machine
 
 Cases are those of `benchmarks/edits.py` with other scenes. The tuning half chooses one of equally
 many settings for each method; the reporting half measures those. Each measurement is a line in the
@@ -33,7 +35,7 @@ import torch
 import p2p_lab
 from benchmarks.records import Records
 from benchmarks.rivalry.report import markdown, readme, summary
-from benchmarks.rivalry.results import RESULTS, read_results, write_results
+from benchmarks.rivalry.results import RESULTS, differences, read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced
 from benchmarks.rivalry.settings import Chosen, choose
 from p2p_lab.judge import load_judge
@@ -53,6 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="a bundled model's name or a folder; the best installed")
     parser.add_argument("--records", type=Path, help="folder to go on with (out/rivals-MODEL)")
     parser.add_argument("--report", action="store_true", help="measure nothing more")
+    parser.add_argument("--compare", type=Path, help="rivals.json of another machine's run")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args(arguments)
     options.cases = options.cases or (QUICK if options.quick else FULL)
@@ -93,7 +96,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.report:
         bench.run(balanced(options.cases, judge, seed=options.seed, half="reporting"))
         print(file=sys.stderr)
-    return {"about": about, "chosen": bench.chosen, "tuned": tuned, "rows": records.rows()}
+    results = {
+        "about": about,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "chosen": bench.chosen,
+        "tuned": tuned,
+        "rows": records.rows(),
+    }
+    if options.compare:
+        results["compared"] = differences(results, read_results(options.compare))
+    return results
 
 
 def choice(records: Records, *, last: bool) -> tuple[Chosen, int]:

@@ -14,7 +14,7 @@ from benchmarks.editing.kinds import KINDS
 from benchmarks.records import Records, Row
 from benchmarks.rivalry.faders import POSITIONS
 from benchmarks.rivalry.report import METHODS, markdown, reading, readme, summary, table_of
-from benchmarks.rivalry.results import read_results, write_results
+from benchmarks.rivalry.results import differences, read_results, write_results
 from benchmarks.rivalry.running import Bench, balanced, planned
 from benchmarks.rivalry.settings import P2P, TRIES, best_of, choose, tried_name
 from p2p_lab.judge import Judge, load_judge
@@ -195,6 +195,22 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     results = {"about": {"seed": 1}, "chosen": choose([])[0], "tuned": 2, "rows": reported()}
     write_results(results, tmp_path / "rivals.json")
     assert read_results(tmp_path / "rivals.json") == results
+
+
+def test_two_runs_are_compared_where_their_settings_agree() -> None:
+    def row(case: int, method: str, psnr: float | None, both: float) -> dict[str, Any]:
+        return {"case": case, "method": method, "half": "reporting", "success": 1.0, "both": both,
+                "background_psnr": psnr}  # fmt: skip
+
+    mine = {"chosen": {"dds": {}, "sdedit": {"skip": 0.5}}, "rows": [
+        row(1, "dds", 30.0, 1.0), row(2, "dds", None, 1.0), row(1, "sdedit", 20., 1.)]}  # fmt: skip
+    theirs = {"chosen": {"dds": {}, "sdedit": {"skip": 0.3}}, "processor": "AVX512", "rows": [
+        row(1, "dds", 30.002, 0.0), row(2, "dds", None, 1.0), row(1, "sdedit", 9.0, 0.0),
+        row(3, "dds", 5.0, 0.0)]}  # fmt: skip
+    found = differences(mine, theirs)
+    assert found == {
+        "verdicts": 4, "same": 3, "background_psnr": {"dds": 0.002}, "processor": "AVX512"
+    }  # fmt: skip
 
 
 def test_the_document_is_made_by_the_script_from_the_committed_measurements() -> None:

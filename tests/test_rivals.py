@@ -36,7 +36,7 @@ from p2p_lab.rivals import (
 )
 from p2p_lab.rivals.job import RivalJob
 from p2p_lab.rivals.levels import Levels
-from p2p_lab.rivals.self_guidance import shape_loss, shared_tokens
+from p2p_lab.rivals.self_guidance import shared_tokens
 from p2p_lab.sampling import Cancelled, Run, make_schedule, predict_clean
 from p2p_lab.tokens import AlignmentError
 from tests.families import FAMILIES as MODULES
@@ -432,35 +432,68 @@ def test_plug_and_play_gives_the_target_the_sources_features_and_maps(source: Ru
     assert gap(found, last(plug_and_play(source, DOG, features=0, self_attention=0))) > 1e-4
 
 
-def test_self_guidance_adds_the_gradient_of_its_loss_to_the_noise(source: Run) -> None:
-    """The gradient by finite differences, one latent at a time, at the one step that steers."""
+class PlainAttention:
+    """Attention written out head by head; what words get of it is kept."""
+
+    def __init__(self, kept: list[Tensor]) -> None:
+        self.kept = kept
+
+    def __call__(
+        self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        words = encoder_hidden_states
+        asked = hidden if words is None else words
+        query, key, value = attn.to_q(hidden), attn.to_k(asked), attn.to_v(asked)
+        wide = query.shape[-1] // attn.heads
+        maps, outputs = [], []
+        for head in range(attn.heads):
+            q, k, v = (x[..., head * wide : (head + 1) * wide] for x in (query, key, value))
+            scores = (q @ k.transpose(1, 2) / wide**0.5).exp()
+            maps.append(scores / scores.sum(-1, keepdim=True))
+            outputs.append(maps[-1] @ v)
+        if words is not None:
+            self.kept.append(sum(maps)[0] / attn.heads)  # (pixels, L)
+        return attn.to_out[0](torch.cat(outputs, -1))  # type: ignore[no-any-return]
+
+
+def test_self_guidance_is_its_equation_with_attention_written_out(source: Run) -> None:
     model, steps, (cat, dog, _) = source.model, table(source), texts(source)
-    sites, pairs = (
-        find_sites(model.module, (16, 16)),
-        shared_tokens(source.prompt, model.prompt(DOG)),
-    )
+    pairs, unet, weight = shared_tokens(source.prompt, model.prompt(DOG)), model.module, 50.0
+
+    def maps(latents: Tensor, step: int, words: Conditioning) -> list[Tensor]:
+        kept: list[Tensor] = []
+        before = dict(unet.attn_processors)
+        unet.set_attn_processor(PlainAttention(kept))
+        model.predict(latents, steps.timesteps[step], words)
+        unet.set_attn_processor(before)
+        return kept
+
+    def loss(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for one, other in zip(ours, theirs, strict=True):
+            for i, j in pairs:
+                gap = (one[:, j] / one[:, j].detach().max() - other[:, i] / other[:, i].max()).abs()
+                small = gap.square() / 2e-3
+                total = total + torch.where(gap < 1e-3, small, gap - 0.5e-3).mean() / len(ours)
+        return total
+
     z = source.trajectory.latents[:1]
-
-    def loss(point: Tensor) -> Tensor:
-        maps = []
-        for latents, words in ((point, dog), (z, cat)):
-            reader = MapReader(slice(0, 1))
-            with torch.no_grad(), attached(model.module, reader, sites):
-                model.predict(latents, steps.timesteps[0], words)
-            maps.append(reader.maps)
-        return shape_loss(maps[0], maps[1], pairs)
-
-    run = self_guidance(source, DOG, weight=50.0, end=0.25)
-    level = steps.alpha_bar[0].double()
-    eps = guided(source, z, 0, dog, SCALE)
-    after = run.trajectory.latents[1:2]
-    a, b = steps.alpha_bar_next[0].double(), level
-    slope = (1 - a) ** 0.5 - a**0.5 * (1 - b) ** 0.5 / b**0.5  # of z' in ε̂
-    gradient = (after - steps.advance(z, eps, 0)) / slope / (50.0 * (1 - level) ** 0.5)
-    # the map's maximum is held fixed, so the loss is compared where positions are not that maximum
-    assert float(gradient.abs().max()) > 0
-    step = -1e-4 * gradient / gradient.norm()
-    assert float(loss(z + step)) < float(loss(z))
+    for step in range(STEPS):
+        level, after = (t[step].double() for t in (steps.alpha_bar, steps.alpha_bar_next))
+        eps = guided(source, z, step, dog, SCALE)
+        if step < 0.5 * STEPS:
+            with torch.no_grad():
+                theirs = maps(source.trajectory.latents[step : step + 1], step, cat)
+            with torch.enable_grad():
+                point = z.clone().requires_grad_()
+                value = loss(maps(point, step, dog), theirs)
+                (gradient,) = torch.autograd.grad(value, point)
+            eps = eps + weight * (1 - level) ** 0.5 * gradient
+        clean = (z - (1 - level) ** 0.5 * eps) / level**0.5
+        z = after**0.5 * clean + (1 - after) ** 0.5 * eps
+    found = last(self_guidance(source, DOG, weight=weight, end=0.5))
+    assert gap(found, z) < 1e-6
+    assert gap(found, last(self_guidance(source, DOG, weight=0.0))) > 1e-4
 
 
 # --- what the engine got for them

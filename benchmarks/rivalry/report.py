@@ -78,7 +78,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _settings_text(results) + "\n\n" + "\n".join(_settings(results["chosen"])),
         "## The fader and its rivals\n\n" + _fader_text() + "\n\n" + "\n".join(_faders(results)),
         "## Where a word is\n\n" + _concept_text() + "\n\n" + "\n".join(_concepts(results)),
-        "## The same numbers on another machine\n\n" + SAME,
+        "## The same numbers on another machine\n\n" + SAME + _compared(results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,6 +91,20 @@ SAME = (
     "seconds are of one machine, and up to twice as many where another process shares its core: "
     "compare them within a table alone. Calls of the denoiser are the same everywhere."
 )
+
+
+def _compared(results: Mapping[str, Any]) -> str:
+    """Return what differed between two machines, if they were compared."""
+    found = results.get("compared")
+    if not found:
+        return ""
+    apart = sorted(found["background_psnr"].items(), key=lambda pair: -pair[1])
+    listed = ", ".join(f"{named(method)} {gap:.4f}" for method, gap in apart)
+    return (
+        f"\n\nTried: this run ({results['processor']}) and one with {found['processor']}, over the "
+        f"cases that both made with the same settings. {found['same']} of {found['verdicts']} "
+        f"verdicts of the judge are the same. Largest difference of a background, in dB: {listed}."
+    )
 
 
 def _how(results: Mapping[str, Any], count: int, lost: int) -> str:
