@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plain_warnings(command: str) -> None:
-    """Say each warning once and in a line of its own, without the source line that gave it."""
+    """Print each warning once and in a line of its own, without the source line that gave it."""
     warnings.filterwarnings("once", category=UserWarning, append=True)
     warnings.showwarning = lambda message, *_: print(
         f"p2p_lab {command}: {message}", file=sys.stderr

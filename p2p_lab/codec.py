@@ -20,7 +20,7 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 class DamagedError(ValueError):
-    """Say that what was read is not what was written, and where."""
+    """What was read is not what was written; the message says where."""
 
 
 def parse(text: str | bytes, *, finite: bool = True) -> Any:

@@ -272,3 +272,17 @@ def test_a_browser_test_waits_for_what_it_asserts(path: Path) -> None:
     for asserted in (node for node in nodes if isinstance(node, ast.Assert)):
         read = {n.attr for n in ast.walk(asserted) if isinstance(n, ast.Attribute)} & READS_AT_ONCE
         assert not read, f"{path.name}:{asserted.lineno} reads {sorted(read)} at once"
+
+
+# Nouns for classes and properties ("Number of steps T."), verbs of the field for functions.
+NO_DOCSTRING_BEGINS_WITH = ("Tell", "Hold", "Say", "Describe", "Stand", "Hear")
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_docstring_says_at_once_what_a_thing_is_or_returns(room: str) -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    for path in files_of(room):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in (one for one in ast.walk(tree) if isinstance(one, kinds)):
+            first = (ast.get_docstring(node) or "").partition(" ")[0]
+            assert first not in NO_DOCSTRING_BEGINS_WITH, f"{path}:{node.lineno} {first}"

@@ -130,7 +130,7 @@ class attached:  # noqa: N801 - reads as a statement: `with attached(module, con
 
 
 class _Wrapped:
-    """Stand in for a processor while a controller is attached."""
+    """A processor's wrapper while a controller is attached."""
 
     def __init__(self, inner: Any, site: Site, handler: AttentionHandler, block: _Block) -> None:
         self.inner, self.site, self.handler, self.block = inner, site, handler, block

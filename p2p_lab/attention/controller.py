@@ -74,11 +74,11 @@ class Controller:
         self._blend_names = {site.name for site in self._blend_sites}
 
     def begin_step(self, step: int) -> None:
-        """Hear from the sampler which step comes, 0 … T−1."""
+        """Set the current step, 0 … T−1."""
         self.step = step
 
     def wants(self, site: Site) -> bool:
-        """Tell whether anything happens at this site in this step; if not, the kernel is native."""
+        """Return whether anything happens at this site in this step; if not, it runs natively."""
         seen = self._records(site) or self._records_self(site)
         edited = self._mixes(site) or self._injects(site)
         return seen or edited or (bool(self.keep) and site.name in self.keep[0].sites)

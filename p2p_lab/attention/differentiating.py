@@ -33,7 +33,7 @@ class MapReader:
     maps: dict[str, Tensor] = field(default_factory=dict)
 
     def wants(self, site: Site) -> bool:
-        """Tell whether a site is read."""
+        """Return whether a site is read."""
         return site.has_text and site.pixels <= self.pixels
 
     def apply(self, site: Site, call: AttentionCall) -> Tensor:

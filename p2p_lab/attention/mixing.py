@@ -20,12 +20,12 @@ from p2p_lab.edits import EditPlan, mix_cross
 
 
 def mixes(plan: EditPlan, site: Site, step: int) -> bool:
-    """Tell whether the plan changes the attention to text at a site and step."""
+    """Return whether the plan changes the attention to text at a site and step."""
     return site.has_text and plan.edits_cross(step)
 
 
 def injects(plan: EditPlan, site: Site, step: int) -> bool:
-    """Tell whether the plan takes the attention among image positions from the source."""
+    """Return whether the plan takes the attention among image positions from the source."""
     return site.has_image and plan.edits_self(step) and site.pixels <= plan.self_pixels
 
 
@@ -121,7 +121,7 @@ def check_length(site: Site, keys: int, plan: EditPlan) -> None:
 
 
 def shares(plan: EditPlan | None, site: Site, step: int) -> bool:
-    """Tell whether a joint softmax takes the source's image queries and keys, not its maps."""
+    """Return whether a joint softmax takes the source's image queries and keys, not its maps."""
     if plan is None or plan.joint != "queries" or site.kind != "joint":
         return False
     return plan.edits_self(step) and site.pixels <= plan.self_pixels

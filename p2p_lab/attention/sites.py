@@ -26,7 +26,7 @@ Layout = Literal["T", "I", "T|I", "I|T"]
 
 
 class UnsupportedAttention(ValueError):
-    """Say that a model's attention cannot be recorded or edited as it is set up, and the remedy."""
+    """A model's attention cannot be recorded or edited as it is; the message has the remedy."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class Site:
 
     @property
     def pixels(self) -> int:
-        """Tell the number of image positions, h · w."""
+        """Number of image positions, h · w."""
         return self.size[0] * self.size[1]
 
     @property
     def has_text(self) -> bool:
-        """Tell whether words can be looked up here."""
+        """Whether words can be looked up here."""
         return "T" in self.keys
 
     @property
     def has_image(self) -> bool:
-        """Tell whether image positions attend to each other here."""
+        """Whether image positions attend to each other here."""
         return "I" in self.keys
 
     def image_queries(self, count: int) -> slice:
@@ -131,7 +131,7 @@ def _unet_site(module: Any, name: str, latent_size: tuple[int, int]) -> Site:
 
 
 def _unet_level(name: str, blocks: int) -> tuple[Place, int]:
-    """Tell from a layer's name where it lies and how often its input was halved."""
+    """Return where a layer lies and how often its input was halved, from its name."""
     match = re.match(r"(down|up)_blocks\.(\d+)\.", name)
     if match is None:
         return "mid", blocks - 1

@@ -17,7 +17,7 @@ from p2p_lab.attention.sites import Site
 
 @dataclass(frozen=True)
 class BatchSlices:
-    """Say which rows of the batch are whose; unconditional rows are named by neither.
+    """Which rows of the batch are whose; unconditional rows are named by neither.
 
     Attributes:
         source: The source pictures' conditional rows, or None if they are not in the batch.
@@ -56,7 +56,7 @@ class RunningMaps:
 
 @dataclass(eq=False)
 class ControllerState:
-    """Hold what has been recorded up to a step, so that a later run can go on from there."""
+    """What has been recorded up to a step, so that a later run can go on from there."""
 
     source: RunningMaps
     target: RunningMaps
@@ -66,7 +66,7 @@ class ControllerState:
 
     @property
     def nbytes(self) -> int:
-        """Tell how much memory the sums and masks take."""
+        """Bytes that the sums and masks take."""
         running = (self.source, self.target, self.original)
         sums = sum(total.nbytes for maps in running for total in maps.sums.values())
         return sums + sum(mask.nbytes for mask in self.masks)

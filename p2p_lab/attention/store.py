@@ -23,7 +23,7 @@ Resolution = int | tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class AttentionStore:
-    """Hold the mean maps of one run, and look words up in them.
+    """The mean maps of one run, in which words can be looked up.
 
     Attributes:
         prompt: The prompt whose tokens are the maps' columns.
@@ -198,7 +198,7 @@ class AttentionStore:
 
     @property
     def nbytes(self) -> int:
-        """Tell how much memory the mean maps take; the tape is counted apart."""
+        """Bytes that the mean maps take; the tape is counted apart."""
         groups = (self.means, self.originals, self.self_means)
         return sum(tensor.nbytes for group in groups for tensor in group.values())
 

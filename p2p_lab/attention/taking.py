@@ -38,11 +38,11 @@ class Taking:
     sites: Collection[str]
 
     def takes(self, site: Site) -> bool:
-        """Tell whether anything is taken at a site."""
+        """Return whether anything is taken at a site."""
         return bool(self.parts) and site.has_image and site.name in self.sites
 
     def wants(self, site: Site) -> bool:
-        """Tell whether anything happens at a site."""
+        """Return whether anything happens at a site."""
         return self.takes(site) or self.inner.wants(site)
 
     def apply(self, site: Site, call: AttentionCall) -> Tensor:

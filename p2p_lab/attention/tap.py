@@ -23,7 +23,7 @@ from p2p_lab.attention.tape import QueryKey
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """Hold the arguments of one `scaled_dot_product_attention`.
+    """The arguments of one `scaled_dot_product_attention`.
 
     Attributes:
         query: (B, heads, Q, d).
@@ -95,17 +95,17 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any
 
 
 class AttentionHandler(Protocol):
-    """Describe what a controller does at a tapped site."""
+    """What a controller does at a tapped site."""
 
     def wants(self, site: Site) -> bool:
-        """Tell whether anything is to be recorded or edited at this site in this step."""
+        """Return whether anything is to be recorded or edited at this site in this step."""
 
     def apply(self, site: Site, call: AttentionCall) -> Tensor:
         """Compute the attention's output (B, heads, Q, d) in the kernel's place."""
 
 
 class Lifetime(Protocol):
-    """Describe a block that may be over."""
+    """A block that may be over."""
 
     @property
     def over(self) -> bool:

@@ -18,7 +18,7 @@ from p2p_lab.attention.sites import Site
 
 @dataclass(frozen=True)
 class QueryKey:
-    """Hold queries and keys: a softmax that has not been computed yet.
+    """Queries and keys: a softmax that has not been computed yet.
 
     Queries and keys take less memory than the probabilities they make, so this is also what the
     tape keeps.
@@ -53,7 +53,7 @@ class QueryKey:
 
 @dataclass(frozen=True)
 class EditedProbs:
-    """Hold probabilities that were edited, which no queries and keys make any more.
+    """Probabilities that were edited, which no queries and keys make any more.
 
     Attributes:
         values: (B, heads, Q, K).
@@ -128,7 +128,7 @@ class AttentionTape:
 
     @property
     def nbytes(self) -> int:
-        """Tell how much memory the tape holds, shared keys counted once."""
+        """Bytes that the tape holds, shared keys counted once."""
         tensors = {}
         for entry in self.entries.values():
             parts = (entry.values,) if isinstance(entry, EditedProbs) else (entry.query, entry.key)
@@ -137,7 +137,7 @@ class AttentionTape:
 
     @staticmethod
     def estimate(sites: Mapping[str, Site], steps: int, dtype: torch.dtype, length: int) -> int:
-        """Tell how many bytes a tape of these sites will take, before it is taken.
+        """Return how many bytes a tape of these sites will take, before it is taken.
 
         Args:
             sites: The sites to keep.

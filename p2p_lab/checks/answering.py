@@ -117,7 +117,7 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _raised(answer: Any, error: BaseException) -> str:
-    """Say what an answer raised, and in which of its lines."""
+    """Return what an answer raised, and in which of its lines."""
     message = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().splitlines()
     text = f"It raised {type(error).__name__}{': ' + message[0][:160] if message else ''}"
     function = answer if hasattr(answer, "__code__") else type(answer).__call__

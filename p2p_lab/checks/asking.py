@@ -115,7 +115,7 @@ def hint(exercise_id: str, number: int = 1) -> Note:
 
 
 def _after(exercise_id: str, number: int, allowed: int, graded: bool) -> str:
-    """Say where to go from a hint."""
+    """Return where to go from a hint."""
     if number < allowed:
         return f'Next: hint("{exercise_id}", {number + 1})'
     return "" if graded else f'Next: solution("{exercise_id}")'

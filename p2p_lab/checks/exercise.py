@@ -19,16 +19,16 @@ from p2p_lab.checks.wire import Unsent
 
 
 class NotAttempted(Exception):
-    """Say that the answer is still the stub."""
+    """The answer is still the stub."""
 
 
 class Wrong(Exception):
-    """Say in a sentence what is wrong with an answer."""
+    """What is wrong with an answer, in a sentence."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """Hold one exercise: how it is tested, its hints and a reference answer.
+    """One exercise: how it is tested, its hints and a reference answer.
 
     Attributes:
         id: the lesson's number and a name, as "02.mapper".

@@ -23,7 +23,7 @@ _LOOK = {
 
 @dataclass(frozen=True)
 class Feedback:
-    """Hold what a check found.
+    """What a check found.
 
     It is true in a condition when the answer is right, so `assert check(...)` grades.
 
@@ -57,7 +57,7 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Note:
-    """Hold a hint or a solution.
+    """A hint or a solution.
 
     Attributes:
         id: the exercise.
@@ -85,7 +85,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Progress:
-    """Hold how far one has come with a lesson's exercises.
+    """How far one has come with a lesson's exercises.
 
     Attributes:
         solved: how many are right.

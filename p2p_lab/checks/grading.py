@@ -24,7 +24,7 @@ from p2p_lab.checks.question import seed_of
 
 
 class NotRight(AssertionError):
-    """Say that an answer gets no points in this cell, and why."""
+    """An answer gets no points in this cell; the message says why."""
 
     def _render_traceback_(self) -> list[str]:
         """Show the sentences alone: the lines of the package say nothing about the answer."""

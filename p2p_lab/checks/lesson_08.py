@@ -33,7 +33,7 @@ _SOURCE, _TARGET, _SEED = "a cat on a beach", "a dog on a beach", 5
 
 
 class _Stages:
-    """Stand in for a base model and its upscalers, and write down how they are called."""
+    """A base model's and its upscalers' stand-in, which writes down how it is called."""
 
     def __init__(self, count: int) -> None:
         self.pair = draw(3, 4, 4, seed=12), draw(3, 4, 4, seed=13)

@@ -20,7 +20,7 @@ NOISED_STEP, NOISED_STEPS = 8, 20
 
 @dataclass(frozen=True, eq=False)
 class NoisedScene:
-    """Hold what the model needs for one look at a drawn scene, and the truth.
+    """What the model needs for one look at a drawn scene, and the truth.
 
     Attributes:
         latents: the picture with noise, (1, C, h, w).

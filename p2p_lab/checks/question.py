@@ -190,7 +190,7 @@ def _alike(value: Tensor, other: Tensor | None, question: Question) -> bool:
 
 
 def gap(question: Question, value: Tensor, args: Args) -> str:
-    """Say how far a value is from the right one."""
+    """Return how far a value is from the right one, in words."""
     right = value_by(question, question.right, args)
     far = float((value.double() - right.double()).abs().max()) if right is not None else 0.0
     return f"The largest difference is {far:.2g}."

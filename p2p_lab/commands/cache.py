@@ -13,7 +13,7 @@ def add(parsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Say what is kept, or throw it away."""
+    """Print what is kept, or throw it away."""
     from p2p_lab.inversion import InversionCache
 
     cache = InversionCache()

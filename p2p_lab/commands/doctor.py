@@ -175,7 +175,7 @@ def models(name: str | None, device: str | None) -> Iterator[tuple[str, Any] | s
 
 
 def _checksum(model: Any) -> str:
-    """Say whether the files were compared with the card, which `load` does for every listed one."""
+    """Return whether the files were compared with the card, as `load` does for listed ones."""
     listed = len(model.card.raw.get("files", {}))
     return f"{listed} files match their SHA-256" if listed else "no card lists this model's files"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class MovePlan:
-    """Say that the source's attention in a word's region is taken to another place.
+    """The source's attention in a word's region is taken to another place.
 
     At a site with positions p, in the steps named: M_src[p, :] <- M_src[from(p), :] where p lies
     in the new place, with from(p) = c + (p - c - by) / scale around the region's centre c; the

@@ -23,7 +23,7 @@ Joint = Literal["maps", "queries"]
 
 @dataclass(frozen=True, eq=False)
 class BlendPlan:
-    """Say where the edit may change the picture (the paper's local editing).
+    """Where the edit may change the picture (the paper's local editing).
 
     After each step t >= `start_step`: z* <- z + mask (z* - z). The mask is the union of the
     source's and the target's, minus that of the words to subtract, times the user's own.
@@ -57,7 +57,7 @@ class BlendPlan:
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """Say which source tokens feed the target a second time, beside the plan's own mapper.
+    """Which source tokens feed the target a second time, beside the plan's own mapper.
 
     Attributes:
         mapper: P, (L, L).
@@ -74,7 +74,7 @@ class Feed:
 
 @dataclass(frozen=True, eq=False)
 class EditPlan:
-    """Hold an edit as the three tensors of the edit equation, ready to be applied.
+    """An edit as the three tensors of the edit equation, ready to be applied.
 
     Attributes:
         mapper: P, (L, L); column j says which source tokens feed target token j.

@@ -38,7 +38,7 @@ def summary(plan: EditPlan) -> str:
 
 
 class Place(Protocol):
-    """Describe an attention layer: its grid of positions, and what it looks at."""
+    """An attention layer: its grid of positions, and what it looks at."""
 
     @property
     def size(self) -> tuple[int, int]:

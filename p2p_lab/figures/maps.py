@@ -123,7 +123,7 @@ def show_map(
 
 
 def _scores(heat: Floats, truth: Any) -> str:
-    """Say how well a map covers its true mask."""
+    """Return how well a map covers its true mask, in words."""
     height, width = truth.shape
     iou = mask_iou(upsample(heat, height, width), truth, threshold=0.5)
     hit = "hit" if pointing_accuracy(heat, truth) else "miss"
@@ -188,7 +188,7 @@ def _edge(value: float) -> str:
 
 
 def _maps_alt(heats: Mapping[str, Floats], low: float, top: float) -> str:
-    """Say which word is strongest, and where each looks."""
+    """Return which word is strongest and where each looks, in words."""
     places = [f'"{word}" peaks {_where(heat)} at {heat.max():.2f}' for word, heat in heats.items()]
     return f"Heatmaps of {len(heats)} words on the shared scale {_edge(low)} to {_edge(top)}: " + (
         "; ".join(places) + "."

@@ -139,7 +139,7 @@ def _draw_spans(ax: Axes, spans: list[tuple[str, int, int]], steps: int) -> None
 
 
 def _plan_alt(gain: Floats, names: list[str], spans: list[tuple[str, int, int]]) -> str:
-    """Say the plan in words: how many tokens take the source's map, and when."""
+    """Return the plan in words: how many tokens take the source's map, and when."""
     used = [(name, np.flatnonzero(gain[:, j])) for j, name in enumerate(names)]
     used = [(name, on) for name, on in used if on.size]
     text = f"Plan of an edit over {len(gain)} steps: {len(used)} of {len(names)} tokens take the "

@@ -29,7 +29,7 @@ SUFFIX = ".safetensors"
 
 
 def cache_folder() -> Path:
-    """Tell where inversions are kept: `P2P_LAB_CACHE`, or p2p_lab in the user's cache folder."""
+    """Return where inversions are kept: `P2P_LAB_CACHE`, or p2p_lab in the user's cache folder."""
     chosen = os.environ.get("P2P_LAB_CACHE")
     if chosen:
         return Path(chosen).expanduser() / "inversions"
@@ -74,7 +74,7 @@ class InversionCache:
 
     @property
     def nbytes(self) -> int:
-        """Tell how many bytes the folder holds, leftovers included."""
+        """Bytes that the folder holds, leftovers included."""
         return sum(size_of(path) for path in (*self.files(), *self.leftovers()))
 
     def clear(self) -> int:
@@ -138,7 +138,7 @@ def key_of(model: Denoiser, pixels: Tensor, settings: Sequence[Any]) -> str:
 
 
 def _used(path: Path) -> float:
-    """Tell when a file was last used; −1 if another process has just thrown it away."""
+    """Return when a file was last used; −1 if another process has just thrown it away."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

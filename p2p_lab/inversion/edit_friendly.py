@@ -21,7 +21,7 @@ from p2p_lab.sampling import noise_of
 
 @dataclass(frozen=True)
 class EditFriendly:
-    """Hold the settings of edit-friendly inversion; the defaults are the reference's.
+    """The settings of edit-friendly inversion; the defaults are the reference's.
 
     Attributes:
         skip: Share of the schedule that is skipped at the noisy end: 36 of 100 steps.
@@ -46,11 +46,11 @@ class EditFriendly:
             )
 
     def start(self, steps: int) -> int:
-        """Tell the first step that is run."""
+        """Return the first step that is run."""
         return min(round(self.skip * steps), steps - 1)
 
     def guidance_for(self, guidance_scale: float) -> float:
-        """Tell the guidance of the source for an edit at `guidance_scale`."""
+        """Return the guidance of the source for an edit at `guidance_scale`."""
         chosen = self.source_guidance
         return max(1.0, guidance_scale * 3.5 / 15) if chosen is None else chosen
 
@@ -102,6 +102,6 @@ def _noisy(job: InversionContext, latents: Tensor, seed: int) -> Tensor:
 
 
 def _sigma(job: InversionContext, step: int) -> float:
-    """Tell the size of a DDPM step's noise: that of `ddim_step` with eta = 1."""
+    """Return the size of a DDPM step's noise: that of `ddim_step` with eta = 1."""
     level, after = job.schedule.alpha_bar[step], job.schedule.alpha_bar_next[step]
     return float(((1 - after) / (1 - level) * (1 - level / after)).clamp_min(0) ** 0.5)

@@ -217,7 +217,7 @@ class InversionJob:
             return self._draw(job, trajectory)
 
     def _total(self) -> int:
-        """Tell how many steps are reported: measuring, tuning, drawing."""
+        """Return how many steps are reported: measuring, tuning, drawing."""
         steps = self.settings.steps
         parts = 3 if self.name == "null-text" else 2
         if isinstance(self.options, EditFriendly):
@@ -273,7 +273,7 @@ class InversionJob:
         return self._result(controller, torch.cat(history), trajectory, pixels)
 
     def _source_guidance(self, trajectory: Trajectory) -> float:
-        """Tell the source's guidance: none where it could not change the result.
+        """Return the source's guidance: none where it could not change the result.
 
         A pinned source is set back after each step, and a prompt is not led away from itself.
         """

@@ -45,7 +45,7 @@ class Report:
             raise Cancelled(f"The inversion was cancelled at step {self.done} of {self.total}.")
 
     def tick(self, preview: Callable[[], Image]) -> None:
-        """Say that a step is done, with a function that draws what the picture now is."""
+        """Report that a step is done, with a function that draws what the picture now is."""
         if self.callbacks.progress:
             self._advance_bar()
         self.done += 1
@@ -68,7 +68,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class InversionContext:
-    """Hold what is the same at every step of one inversion.
+    """What is the same at every step of one inversion.
 
     Attributes:
         model: The denoiser.
@@ -115,7 +115,7 @@ class InversionContext:
 
     @property
     def steps(self) -> int:
-        """Tell the number of steps T."""
+        """Number of steps T."""
         return self.schedule.steps
 
     def conditioning(self, guidance_scale: float) -> GuidedConditioning:

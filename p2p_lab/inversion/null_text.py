@@ -23,7 +23,7 @@ from p2p_lab.inversion.jobs import InversionContext
 
 @dataclass(frozen=True)
 class NullText:
-    """Hold the settings of null-text inversion; the defaults are the reference's.
+    """The settings of null-text inversion; the defaults are the reference's.
 
     Attributes:
         inner_steps: Adam steps at most, for each denoising step.
@@ -56,17 +56,17 @@ class NullText:
             )
 
     def rate_at(self, step: int, steps: int) -> float:
-        """Tell Adam's rate at a step: the reference's 1e-2 · (1 − i/100) for 50 steps."""
+        """Return Adam's rate at a step: the reference's 1e-2 · (1 − i/100) for 50 steps."""
         return self.learning_rate * (1 - 0.5 * step / steps)
 
     def goal_at(self, step: int, steps: int) -> float:
-        """Tell the loss that is good enough: the reference's 1e-5 + 2e-5 · i for 50 steps."""
+        """Return the loss that is good enough: the reference's 1e-5 + 2e-5 · i for 50 steps."""
         return self.goal + self.goal_growth * step / steps
 
 
 @dataclass(frozen=True, eq=False)
 class NullTextResult:
-    """Hold what null-text inversion found.
+    """What null-text inversion found.
 
     Attributes:
         embeds: The tuned embedding of the negative row at each step, (T, L, D).
@@ -145,7 +145,7 @@ def null_text_step(
 
 @dataclass(eq=False)
 class _Best:
-    """Hold the best embedding of one step so far, and what it leads to."""
+    """The best embedding of one step so far, and what it leads to."""
 
     before: Tensor
     loss: float

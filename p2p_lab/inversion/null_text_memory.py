@@ -25,7 +25,7 @@ SD15_OTHER_PARAMETERS = 123_060_480 + 83_653_863  # text encoder and autoencoder
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Hold what one null-text step needs, in bytes.
+    """What one null-text step needs, in bytes.
 
     Attributes:
         weights: The denoiser's parameters.
@@ -39,11 +39,11 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """Tell the sum."""
+        """Bytes of all parts together."""
         return self.weights + self.activations + self.others
 
     def __str__(self) -> str:
-        """Say the parts in GiB."""
+        """Return the parts in GiB, in words."""
         parts = (self.weights + self.others, self.activations, self.total)
         weights, activations, total = (part / 2**30 for part in parts)
         return f"weights {weights:.1f} + activations {activations:.1f} = {total:.1f} GiB"

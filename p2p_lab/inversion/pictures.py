@@ -27,7 +27,7 @@ _FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 
 
 class PictureError(ValueError):
-    """Say why something cannot be read as a picture and what to do."""
+    """Something cannot be read as a picture; the message says why and what to do."""
 
 
 def load_image(source: Any, size: int | tuple[int, int], fit: Fit = "crop") -> Image:

@@ -25,7 +25,7 @@ OFFERED = ["p2p_lab.judge:captioner_of"]
 def suggest_prompt(
     model: Denoiser, image: Any, *, captioner: Captioner | str | os.PathLike[str] | None = None
 ) -> str:
-    """Say what a picture shows, in words that the model knows.
+    """Return what a picture shows, in words that the model knows.
 
     Args:
         model: The model that the prompt is for.

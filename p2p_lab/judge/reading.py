@@ -34,7 +34,7 @@ class JudgeError(ValueError):
 
 @dataclass(frozen=True)
 class _Card:
-    """Hold the fields of a judge's card that anything depends on."""
+    """The fields of a judge's card that anything depends on."""
 
     labels: dict[str, list[str]]
     threshold: float
@@ -55,7 +55,7 @@ class Judge:
         self.labels, self.threshold, self.card = labels, threshold, card
 
     def read(self, image: Any) -> Verdict:
-        """Say what is in one picture.
+        """Read what is in one picture.
 
         Args:
             image: a tensor (3, H, W) in [0, 1], an array (H, W, 3), a PIL picture, or anything
@@ -66,7 +66,7 @@ class Judge:
     @torch.no_grad()
     @cpu_by_default()
     def read_all(self, images: Sequence[Any] | Tensor, batch: int = 64) -> list[Verdict]:
-        """Say what is in each of several pictures; a tensor is (B, 3, H, W)."""
+        """Read what is in each of several pictures; a tensor is (B, 3, H, W)."""
         tensors = [to_tensor(image) for image in images]
         verdicts: list[Verdict] = []
         for first in range(0, len(tensors), batch):
@@ -81,7 +81,7 @@ class Judge:
     def holds(
         self, image: Any, wanted: str | Scene | Wanted, *, absent: Sequence[str] = ()
     ) -> Finding:
-        """Tell whether a picture holds what was wanted: "a dog, no cat, everything else as before".
+        """Return whether a picture holds what was wanted: "a dog, no cat, all else as before".
 
         Args:
             image: as for `read`, or a `Verdict` that it gave.

@@ -56,7 +56,7 @@ def _unevenness(slopes: Tensor) -> float:
 
 
 def suggest_caption(verdict: Verdict) -> str:
-    """Describe what was seen in the plainest words of the scene world.
+    """Return what was seen in the plainest words of the scene world.
 
     Objects that touch vertically are one riding the other where the world has such a pair.
 
@@ -123,7 +123,7 @@ def _arrange(seen: list[_Seen]) -> tuple[str, list[tuple[_Seen, str]]]:
 
 
 def _above(upper: _Seen, lower: _Seen) -> bool:
-    """Tell whether one thing stands over the other, closer across than their half widths."""
+    """Return whether one thing stands over the other, closer across than their half widths."""
     return upper.y < lower.y and abs(upper.x - lower.x) < 0.5 * max(upper.width, lower.width)
 
 

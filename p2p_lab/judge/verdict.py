@@ -80,7 +80,7 @@ class Verdict:
         return _likeliest(self.scene["style"])
 
     def __repr__(self) -> str:
-        """Say in one line what is seen."""
+        """Return in one line what is seen."""
         things = [
             f"{'' if self.attribute(name) == NATURAL else self.attribute(name) + ' '}{name}"
             f" {self.probabilities[name]:.2f}"
@@ -184,7 +184,7 @@ class Finding:
 
 
 def compare(verdict: Verdict, wanted: Wanted) -> Finding:
-    """Hold a verdict to what was wanted."""
+    """Compare a verdict with what was wanted."""
     seen = verdict.objects
     objects = [f"no {name}" for name in wanted.objects if name not in seen]
     objects += [f"a {name} that should not be there" for name in wanted.absent if name in seen]

@@ -33,7 +33,7 @@ def mask_iou(predicted: Any, truth: Any, *, threshold: float | None = None) -> f
 
 
 def _points_inside(heat: NDArray[Any], mask: NDArray[Any]) -> bool:
-    """Say whether the maximum of a map (h, w) lies in a mask (H, W), at the cell's centre."""
+    """Return whether the maximum of a map (h, w) lies in a mask (H, W), at the cell's centre."""
     if heat.ndim != 2 or mask.ndim != 2:
         raise ValueError(f"Maps and masks must be 2-D, got {heat.shape} and {mask.shape}.")
     peak = np.unravel_index(int(np.argmax(heat)), heat.shape)

@@ -99,7 +99,7 @@ def _visible(a: Floats, b: Floats) -> Bools:
 
 
 def _verdict(changed: float, kept: float, kept_plain: float, *, as_plain: bool) -> str:
-    """Say in one sentence what the numbers mean."""
+    """Return in one sentence what the numbers mean."""
     if changed == 0:
         return "Nothing visible happened: the edit looks like its source."
     if as_plain:

@@ -16,7 +16,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class _Usual:
-    """Hold the settings that a card may name as best."""
+    """The settings that a card may name as best."""
 
     height: int | None = None
     width: int | None = None
@@ -26,7 +26,7 @@ class _Usual:
 
 @dataclass(frozen=True)
 class _Card:
-    """Hold the fields of a card that anything depends on."""
+    """The fields of a card that anything depends on."""
 
     name: str = ""
     files: dict[str, str] = field(default_factory=dict)

@@ -33,7 +33,7 @@ _TOKENS = 77  # the text encoder was trained with this length
 
 @dataclass(eq=False, repr=False)
 class DeepFloyd:
-    """Hold the parts of IF's base stage.
+    """The parts of IF's base stage.
 
     Args:
         name: What the model is called in errors, figures and saved runs.
@@ -59,23 +59,23 @@ class DeepFloyd:
         renew_after_fork(self)
 
     def __repr__(self) -> str:
-        """Say what the model is in one line, without its weights."""
+        """Return what the model is in one line, without its weights."""
         return describe(self)
 
     @property
     def prediction(self) -> Prediction:
-        """Tell what the U-Net predicts: noise, velocity or the clean picture."""
+        """What the U-Net predicts: noise, velocity or the clean picture."""
         kind: Prediction = self.scheduler_config.get("prediction_type", "epsilon")
         return kind
 
     @property
     def device(self) -> torch.device:
-        """Tell where the denoiser computes."""
+        """Where the denoiser computes."""
         return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Tell the weights' precision."""
+        """Precision of the weights."""
         return dtype_of(self.module)
 
     def prompt(self, text: str) -> Prompt:
@@ -96,7 +96,7 @@ class DeepFloyd:
         return self.encode_prompt(self.prompt(text), size)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Tell (3, H, W): what is denoised here is the picture itself.
+        """Return (3, H, W): what is denoised here is the picture itself.
 
         Raises:
             ValueError: If a side is not a positive multiple of what the U-Net halves it to.
@@ -132,7 +132,7 @@ class DeepFloyd:
 
 @dataclass(eq=False, repr=False)
 class DeepFloydUpscaler(DeepFloyd):
-    """Hold the parts of a super-resolution stage, and the picture that it is to enlarge.
+    """The parts of a super-resolution stage, and the picture that it is to enlarge.
 
     Args:
         noising_config: Settings of the noise that is put on the small picture.

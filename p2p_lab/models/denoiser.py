@@ -23,7 +23,7 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Hold what the text gives to the denoiser, one row a prompt.
+    """What the text gives to the denoiser, one row a prompt.
 
     Attributes:
         tokens: Text embeddings, (B, L, D): what cross-attention reads.
@@ -63,7 +63,7 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Hold the settings that a model works best with."""
+    """The settings that a model works best with."""
 
     height: int
     width: int
@@ -73,7 +73,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Hold what the package knows of a model beside its weights.
+    """What the package knows of a model beside its weights.
 
     Attributes:
         vocabulary: Words that the model was trained on; empty when unknown.
@@ -87,7 +87,7 @@ class ModelCard:
 
 
 class Denoiser(Protocol):
-    """Describe what sampling needs of a text-to-image model."""
+    """What sampling needs of a text-to-image model."""
 
     name: str
     module: nn.Module
@@ -99,15 +99,15 @@ class Denoiser(Protocol):
 
     @property
     def prediction(self) -> Prediction:
-        """Tell what it predicts: noise, velocity, the clean latents, or a flow's velocity."""
+        """What it predicts: noise, velocity, the clean latents, or a flow's velocity."""
 
     @property
     def device(self) -> torch.device:
-        """Tell where the weights are."""
+        """Where the weights are."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Tell the weights' precision."""
+        """Precision of the weights."""
 
     def prompt(self, text: str) -> Prompt:
         """Tokenize `text`; refuse it when it is too long."""
@@ -119,7 +119,7 @@ class Denoiser(Protocol):
         """Encode the negative prompt for a picture of `size` (H, W): one row."""
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Tell (C, h, w) of the latents of a picture of `size` (H, W)."""
+        """Return (C, h, w) of the latents of a picture of `size` (H, W)."""
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise (or velocity) in latents (B, C, h, w) at model time t."""

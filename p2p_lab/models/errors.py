@@ -6,7 +6,7 @@ REINSTALL = "Install the package, or download the model, again."
 
 
 class ModelError(ValueError):
-    """Say why a model cannot be opened and what to do."""
+    """A model cannot be opened; the message says why and what to do."""
 
 
 def not_a_lora(name: object) -> ModelError:

@@ -29,7 +29,7 @@ _LATENTS = 128  # the pipeline's usual height and width in latents
 
 @dataclass(eq=False, repr=False)
 class Flux(FlowModel):
-    """Hold the parts of a Flux pipeline; `text_encoder` is the T5, `clip` gives one vector.
+    """The parts of a Flux pipeline; `text_encoder` is the T5, `clip` gives one vector.
 
     Args:
         clip: The `CLIPTextModel`.

@@ -128,7 +128,7 @@ def _in_cache(name: str, reason: Exception) -> Path:
 
 
 def _announce(name: str, sizes: Mapping[str, int]) -> None:
-    """Say how much will be fetched, before it is."""
+    """Print how much will be fetched, before it is."""
     import huggingface_hub as hub
 
     missing = [f for f in sizes if not isinstance(hub.try_to_load_from_cache(name, f), str)]

@@ -26,7 +26,7 @@ _TOKENS = 77  # what the pipeline pads to, whatever its tokenizer says
 
 @dataclass(eq=False, repr=False)
 class LatentDiffusion(StableDiffusion):
-    """Hold the parts of a latent diffusion pipeline; its BERT is the `text_encoder`."""
+    """The parts of a latent diffusion pipeline; its BERT is the `text_encoder`."""
 
     @torch.no_grad()
     def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:

@@ -55,7 +55,7 @@ class LatentModel(ABC):
         renew_after_fork(self)
 
     def __repr__(self) -> str:
-        """Say what the model is in one line, without its weights."""
+        """Return what the model is in one line, without its weights."""
         return describe(self)
 
     @property
@@ -66,12 +66,12 @@ class LatentModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Tell where the denoiser computes."""
+        """Where the denoiser computes."""
         return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Tell the weights' precision."""
+        """Precision of the weights."""
         return dtype_of(self.module)
 
     @property
@@ -104,7 +104,7 @@ class LatentModel(ABC):
         return self.encode_prompt(self.prompt(text), size)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Tell (C, h, w) of the latents of a picture of `size` (H, W).
+        """Return (C, h, w) of the latents of a picture of `size` (H, W).
 
         Raises:
             ValueError: If a side is not a positive multiple of `scale`.

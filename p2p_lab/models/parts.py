@@ -21,7 +21,7 @@ from p2p_lab.models.errors import REINSTALL, ModelError, first_line
 
 
 class Parts(Protocol):
-    """Describe where a family finds its networks, tokenizers and settings."""
+    """Where a family finds its networks, tokenizers and settings."""
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # what the t
 
 @dataclass(eq=False, repr=False)
 class PixArt(LatentModel):
-    """Hold the parts of a PixArt pipeline.
+    """The parts of a PixArt pipeline.
 
     Args:
         knows_size: Whether the denoiser is told the picture's size and shape (α at 1024²).

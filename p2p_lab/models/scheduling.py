@@ -83,7 +83,7 @@ def flow_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_distilled(config: Mapping[str, Any]) -> bool:
-    """Tell from its settings whether a model was distilled to few steps without guidance.
+    """Return whether a model was distilled to few steps without guidance, by its settings.
 
     So are those that are saved with a consistency sampler (LCM, TCD), and those of noise whose
     steps trail (SD-Turbo, SDXL-Turbo, Lightning). Velocity models and those whose schedule ends at

@@ -136,7 +136,7 @@ def _usual_settings(path: Path) -> Path:
 
 
 def _is_xl_folder(config: str | os.PathLike[str]) -> bool:
-    """Tell SDXL by its folder's class."""
+    """Return whether it is SDXL, by its folder's class."""
     missing = f"config={str(config)!r} is no diffusers folder: no model_index.json."
     index = read_json(Path(config) / "model_index.json", missing=missing)
     return str(index.get("_class_name", "")).startswith("StableDiffusionXL")

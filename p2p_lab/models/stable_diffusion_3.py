@@ -29,7 +29,7 @@ _TOKENS = 256  # of the T5, as the pipeline pads it
 
 @dataclass(eq=False, repr=False)
 class StableDiffusion3(FlowModel):
-    """Hold the parts of an SD3 pipeline.
+    """The parts of an SD3 pipeline.
 
     Args:
         text_encoder_2: The second `CLIPTextModelWithProjection`.

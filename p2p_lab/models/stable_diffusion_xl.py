@@ -23,7 +23,7 @@ from p2p_lab.tokens import Prompt, ids_that_fit
 
 @dataclass(eq=False, repr=False)
 class StableDiffusionXL(StableDiffusion):
-    """Hold the parts of an SDXL pipeline: two text encoders, a pooled vector and size ids.
+    """The parts of an SDXL pipeline: two text encoders, a pooled vector and size ids.
 
     Args:
         text_encoder_2: The `CLIPTextModelWithProjection`.

@@ -21,7 +21,7 @@ def plain_prompt(text: str, tokenizer: Any) -> Prompt:
 
 
 def token_mask(prompt: Prompt, device: torch.device) -> Tensor:
-    """Tell the text from the padding after it, (1, L), 1 and 0."""
+    """Return where the text is and where its padding, (1, L), 1 and 0."""
     return (torch.arange(len(prompt), device=device) < prompt.end).long()[None]
 
 

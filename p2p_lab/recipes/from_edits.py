@@ -62,7 +62,7 @@ def _with_edit(recipe: Recipe, one: Edit) -> Recipe:
 
 
 def _placed(blend: LocalBlend) -> bool:
-    """Tell whether a local edit picks one of several equal words."""
+    """Return whether a local edit picks one of several equal words."""
     words = (blend.source_words, blend.target_words or ())
     return any(not isinstance(one, str) for some in words for one in some)
 

@@ -40,7 +40,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold all that an edit depends on.
+    """All that an edit depends on.
 
     Attributes:
         source: the source's prompt.
@@ -189,7 +189,7 @@ class Recipe:
         )
 
     def another_source(self, run: Run) -> bool:
-        """Tell whether the recipe's source is another picture than this one."""
+        """Return whether the recipe's source is another picture than this one."""
         return (self.source, self.seed) != (run.prompt.text, run.seed)
 
     def apply(self, source: Run, **watch: Any) -> Run:

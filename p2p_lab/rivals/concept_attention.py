@@ -36,7 +36,7 @@ class OutputReader:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def wants(self, site: Site) -> bool:
-        """Tell whether a site is read: those whose keys are words alone."""
+        """Return whether a site is read: those whose keys are words alone."""
         return site.kind == "cross"
 
     def apply(self, site: Site, call: AttentionCall) -> Tensor:

@@ -119,12 +119,12 @@ class RivalJob:
 
     @property
     def total(self) -> int:
-        """Tell the number of steps T of the schedule."""
+        """Number of steps T of the schedule."""
         return self.settings.steps
 
     @property
     def guidance(self) -> float:
-        """Tell the guidance of the target."""
+        """Guidance of the target."""
         return self.settings.guidance_scale
 
     @property
@@ -144,7 +144,7 @@ class RivalJob:
         return noise.to(self.model.device, self.model.dtype)
 
     def first(self, skip: float) -> int:
-        """Tell the first step that is run, if so large a share of the schedule is skipped.
+        """Return the first step that is run, if so large a share of the schedule is skipped.
 
         Raises:
             ValueError: If it is not from 0 to less than 1.
@@ -218,7 +218,7 @@ class RivalJob:
         return found
 
     def begin(self, step: int) -> None:
-        """Say to the recorder which step comes."""
+        """Set the recorder's current step."""
         if self.controller is not None:
             self.controller.begin_step(step)
 

@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Hold how much of picture and of noise is in the latents before each step.
+    """How much of picture and of noise is in the latents before each step.
 
     Attributes:
         signal: a, (T + 1,).

@@ -50,7 +50,7 @@ class EditCacheEntry:
     cleans: list[Tensor]
 
     def shared(self, plan: EditPlan, guidance_scale: float, record: Record) -> int:
-        """Tell how many first steps this edit shares with another one.
+        """Return how many first steps this edit shares with another one.
 
         A blend needs the source's maps from the first step on, which an edit without one does
         not compute.
@@ -93,7 +93,7 @@ class EditJob:
 
     @property
     def count(self) -> int:
-        """Tell the number of pictures B."""
+        """Number of pictures B."""
         return len(self.sources)
 
     def run(self, *, reuse: bool, callbacks: RunCallbacks, note: str) -> list[Run]:

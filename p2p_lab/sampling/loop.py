@@ -27,19 +27,19 @@ OnStep = Callable[[int, int, Preview], None]
 
 
 class Cancelled(RuntimeError):
-    """Say that a run was stopped between two steps."""
+    """A run was stopped between two steps."""
 
 
 class CancelToken(Protocol):
-    """Describe anything that can be asked whether to stop, such as `threading.Event`."""
+    """Anything that can be asked whether to stop, such as `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Tell whether the run should stop."""
+        """Return whether the run should stop."""
 
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """Hold how a run reports and is stopped.
+    """How a run reports and is stopped.
 
     Attributes:
         on_step: Called after every step with its number, the total, and a function that makes a
@@ -55,7 +55,7 @@ class RunCallbacks:
 
 @dataclass(frozen=True, eq=False)
 class GuidedConditioning:
-    """Hold the texts of the conditional rows and of their unconditional partners.
+    """The texts of the conditional rows and of their unconditional partners.
 
     Attributes:
         positive: One row for each latent in the batch.
@@ -71,7 +71,7 @@ class GuidedConditioning:
 
     @property
     def guided(self) -> bool:
-        """Tell whether the unconditional rows are needed at all."""
+        """Whether the unconditional rows are needed at all."""
         return isinstance(self.guidance, Tensor) or self.guidance > 1
 
     def at(self, step: int) -> Conditioning:

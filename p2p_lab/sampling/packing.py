@@ -30,7 +30,7 @@ _MAPS = ("means", "originals", "self_means")
 
 @dataclass(frozen=True)
 class SavedStore:
-    """Hold what a store has beside its maps."""
+    """What a store has beside its maps."""
 
     prompt: Prompt
     sites: tuple[Site, ...]
@@ -39,7 +39,7 @@ class SavedStore:
 
 @dataclass(frozen=True)
 class SavedEntry:
-    """Hold which entry of a tape it is; `scale` is None for probabilities that were edited."""
+    """Which entry of a tape it is; `scale` is None for probabilities that were edited."""
 
     step: int
     site: str
@@ -48,7 +48,7 @@ class SavedEntry:
 
 @dataclass(frozen=True)
 class SavedTape:
-    """Hold what a tape has beside its queries and keys."""
+    """What a tape has beside its queries and keys."""
 
     model: str
     steps: int
@@ -58,7 +58,7 @@ class SavedTape:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """Hold what one run has beside its tensors."""
+    """What one run has beside its tensors."""
 
     prompt: Prompt
     negative: str

@@ -80,7 +80,7 @@ class _AllQueries:
     found: list[Tensor] = field(default_factory=list)
 
     def wants(self, site: Site) -> bool:
-        """Tell whether the site is one of those."""
+        """Return whether the site is one of those."""
         return site.name in self.sites
 
     def apply(self, site: Site, call: AttentionCall) -> Tensor:

@@ -50,7 +50,7 @@ class EditCache:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Hold the latents of every step, and what an inversion measured beside them.
+    """The latents of every step, and what an inversion measured beside them.
 
     Attributes:
         latents: (T + 1, C, h, w), from pure noise to the clean latents, in the sampler's scale.
@@ -69,13 +69,13 @@ class Trajectory:
 
     @property
     def steps(self) -> int:
-        """Tell the number of steps T."""
+        """Number of steps T."""
         return len(self.latents) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Hold one picture, how it came about and what was recorded on the way.
+    """One picture, how it came about and what was recorded on the way.
 
     Attributes:
         prompt: The prompt of the picture.
@@ -122,12 +122,12 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Tell the number of steps T of the schedule."""
+        """Number of steps T of the schedule."""
         return self.trajectory.steps
 
     @property
     def size(self) -> tuple[int, int]:
-        """Tell the picture's height and width (H, W)."""
+        """Height and width (H, W) of the picture."""
         return self.pixels.shape[-2], self.pixels.shape[-1]
 
     @property
@@ -200,7 +200,7 @@ class Run:
         )
 
     def __repr__(self) -> str:
-        """Say what the run is in one line, without its tensors."""
+        """Return what the run is in one line, without its tensors."""
         kind = "edit" if self.source is not None else "picture"
         return (
             f"Run({kind} of {self.prompt.text!r}, seed={self.seed}, steps={self.steps}, "
@@ -237,7 +237,7 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def is_seed(value: Any) -> bool:
-    """Tell whether a value is a seed: a whole number from 0 to 2⁶³ − 1."""
+    """Return whether a value is a seed: a whole number from 0 to 2⁶³ − 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

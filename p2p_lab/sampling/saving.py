@@ -31,7 +31,7 @@ _ABOUT, _CHECKSUM = "p2p_lab", "sha256"  # names in the file's metadata
 
 @dataclass(frozen=True)
 class SavedFile:
-    """Hold what a file has beside its tensors.
+    """What a file has beside its tensors.
 
     Attributes:
         format: Version of this schema.

@@ -257,7 +257,7 @@ def make_schedule(
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
-    """Tell from a model's scheduler settings whether it is a flow-matching model."""
+    """Return whether a model is a flow-matching one, by its scheduler settings."""
     return str(config.get("_class_name", "")).startswith("FlowMatch")
 
 
@@ -360,7 +360,7 @@ def _flow(config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None) -
 
 
 def _shift(config: Mapping[str, Any], grid: tuple[int, int] | None) -> float:
-    """Tell how far the table is shifted towards noise: the more, the larger the picture."""
+    """Return how far the table is shifted towards noise: the more, the larger the picture."""
     if grid is None:
         raise ValueError("This model's steps depend on the picture's size; give its latents' size.")
     patch = int(config.get("patch", 1))

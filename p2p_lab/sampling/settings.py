@@ -20,7 +20,7 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Hold the checked settings of one call, with the model's defaults filled in."""
+    """The checked settings of one call, with the model's defaults filled in."""
 
     steps: int
     guidance_scale: float

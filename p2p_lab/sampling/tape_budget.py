@@ -53,7 +53,7 @@ def new_tapes(
 
 
 def _allowed(home: torch.device, budget: int | None) -> float:
-    """Tell how many bytes tapes may take there; a budget leaves an accelerator's share as it is."""
+    """Return how many bytes tapes may take there; a budget leaves an accelerator's share."""
     if home.type == "cpu" and budget is not None:
         return budget
     share = free_memory(home) * SHARE
@@ -61,13 +61,13 @@ def _allowed(home: torch.device, budget: int | None) -> float:
 
 
 def tape_size(model: Denoiser, sites: Mapping[str, Site], steps: int) -> int:
-    """Tell how many bytes one tape of these sites takes."""
+    """Return how many bytes one tape of these sites takes."""
     length = len(model.prompt(""))  # SD3's text is longer than what one tokenizer makes of it
     return AttentionTape.estimate(sites, steps, model.dtype, length)
 
 
 def free_memory(device: torch.device) -> int:
-    """Tell how many bytes are free where the model runs."""
+    """Return how many bytes are free where the model runs."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_system_memory(), _container_memory())
@@ -80,7 +80,7 @@ def _system_memory() -> int:
 
 
 def _container_memory() -> int:
-    """Tell what a container leaves free (as on Binder), which the system's own count ignores."""
+    """Return what a container leaves free (as on Binder), which the system's own count ignores."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()

@@ -83,7 +83,7 @@ def article(word: str) -> str:
 
 
 def caption(scene: Scene, seed: int | None = None, *, detail: bool = False) -> Caption:
-    """Describe a scene.
+    """Return a caption of a scene.
 
     Args:
         scene: the scene.
@@ -163,7 +163,7 @@ def _side_of(thing: Thing) -> str:
 
 
 def _say_place(writer: _Writer, scene: Scene, rng: random.Random | None) -> None:
-    """Say the place with its weather before the noun: "in a very snowy field"."""
+    """Return the place with its weather before the noun: "in a very snowy field"."""
     words = _pick(PLACES[scene.place], rng).split()
     if scene.weather == "clear":
         writer.say(" ".join(words[:-1]))

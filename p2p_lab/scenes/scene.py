@@ -98,7 +98,7 @@ class Scene:
 
 
 def held_out(first: str, second: str) -> bool:
-    """Tell whether a pair (object and attribute, or two objects) never occurs in training."""
+    """Return whether a pair (object and attribute, or two objects) never occurs in training."""
     pair = "|".join(sorted((first, second)))
     return zlib.crc32(pair.encode()) % 10 == 0
 

@@ -21,7 +21,7 @@ Align = Callable[[Prompt, Prompt], "Alignment"]
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Hold where each target token's attention comes from.
+    """Where each target token's attention comes from.
 
     Attributes:
         mapper: (L, L); column j says from which source tokens target token j is fed. A matched

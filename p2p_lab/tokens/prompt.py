@@ -13,12 +13,12 @@ _NO_LIMIT = 100_000  # tokenizers without a limit report about 1e30
 
 
 class AlignmentError(ValueError):
-    """Say that a word is not in a prompt, or that two prompts cannot be aligned."""
+    """A word is not in a prompt, or two prompts cannot be aligned."""
 
 
 @dataclass(frozen=True, repr=False)
 class Prompt:
-    """Hold a text, its padded token ids and the tokens of each word.
+    """A text, its padded token ids and the tokens of each word.
 
     Attributes:
         text: the prompt as it was written.

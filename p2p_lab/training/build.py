@@ -150,7 +150,7 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
 
 
 def is_same_shape(parts: Parts, trained: StableDiffusion) -> bool:
-    """Tell whether a trained model has the latents of these parts, so that its decoder fits."""
+    """Return whether a trained model has the latents of these parts, so that its decoder fits."""
     return bool(parts.vae.config.latent_channels == trained.vae.config.latent_channels)
 
 

@@ -100,7 +100,7 @@ def prepare(config: TrainConfig) -> Parts:
 
 
 def _learns_decoder(config: TrainConfig) -> bool:
-    """Tell whether there is an autoencoder to train: a warm start of the same shape has one."""
+    """Return whether there is an autoencoder to train: a warm start of the same shape has one."""
     return not config.warm_start or config.encoder == "nested"
 
 

@@ -41,7 +41,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Tell whether Muon takes a parameter: inner matrices and kernels, no embeddings."""
+    """Return whether Muon takes a parameter: inner matrices and kernels, no embeddings."""
     outer = ("embedding", "conv_in", "conv_out", "quant_conv", "shared", "attention_bias")
     return parameter.ndim >= 2 and not any(word in name for word in outer)
 

@@ -33,7 +33,7 @@ from p2p_lab.widgets.edit_fields import (
 
 
 class EditControls:
-    """Hold the controls of an edit panel.
+    """The controls of an edit panel.
 
     Args:
         model: The denoiser, which cuts prompts in words.

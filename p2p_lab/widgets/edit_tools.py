@@ -25,7 +25,7 @@ ALIGNMENT, COMPARE, STEPS = "Alignment", "Compare", "Step by step"
 
 
 class EditTools:
-    """Hold the boxes of the tools, and fill those that are open.
+    """The boxes of the tools; those that are open are filled.
 
     Args:
         controls: The panel's controls, which stand in the boxes.

@@ -13,13 +13,13 @@ from p2p_lab.tokens.words import normal
 
 
 def numbers(source: Run, edited: Run) -> str:
-    """Say how far the edit is from its source; beyond 100 dB not one of 256 levels differs."""
+    """Return how far the edit is from its source; beyond 100 dB not one of 256 levels differs."""
     value = psnr(source.array, edited.array)
     return "identical to the source" if value > 100 else f"{value:.1f} dB to the source"
 
 
 def why(recipe: Recipe, source: Run, edited: Run) -> str:
-    """Say which alignment was used and why, and which words the model does not know."""
+    """Return which alignment was used and why, and which words the model does not know."""
     before, after = source.prompt, edited.prompt
     if recipe.method != "auto":
         reason = f"Done with {recipe.method}."
@@ -40,7 +40,7 @@ def _same_words(source: Prompt, target: Prompt) -> bool:
 
 
 def summary(recipe: Recipe) -> str:
-    """Say in one line what a recipe does."""
+    """Return in one line what a recipe does."""
     parts = [f"τ cross {recipe.cross:g}", f"τ self {recipe.self_attention:g}"]
     parts += [f"{word} × {scale:g}" for word, _, scale in recipe.scales]
     parts += [

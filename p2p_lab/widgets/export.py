@@ -14,7 +14,7 @@ from p2p_lab.files import write_new
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Hold one picture that a panel has shown.
+    """One picture that a panel has shown.
 
     Attributes:
         image: the picture.

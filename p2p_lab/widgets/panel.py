@@ -25,7 +25,7 @@ PREVIEW_SECONDS = 0.25  # between two pictures of what is there so far
 
 
 class Panel:
-    """Hold the parts that every panel has.
+    """The parts that every panel has.
 
     Args:
         threaded: Whether requests run beside the kernel; None: where there is a kernel.

@@ -21,7 +21,7 @@ Maps = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class MapView:
-    """Hold all maps of one choice of step, site and head.
+    """All maps of one choice of step, site and head.
 
     Attributes:
         labels: the words; empty for self-attention, whose maps belong to positions.
@@ -89,7 +89,7 @@ def self_view(store: AttentionStore, site: str, **choice: Any) -> MapView:
 
 
 def numbers(heat: Maps, mask: Any = None) -> str:
-    """Say how strong a map is, and how well it covers its true mask."""
+    """Return how strong a map is, and how well it covers its true mask."""
     note = f"max {heat.max():.2f}, mean {heat.mean():.3f}"
     if mask is None:
         return note

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 
 class RequestToken:
-    """Stand for one request: asked by the engine whether to stop, by the panel whether to paint."""
+    """One request: asked by the engine whether to stop, by the panel whether to paint."""
 
     def __init__(self, worker: Worker, number: int) -> None:
         self._worker, self._number = worker, number
