@@ -286,3 +286,32 @@ def test_a_docstring_says_at_once_what_a_thing_is_or_returns(room: str) -> None:
         for node in (one for one in ast.walk(tree) if isinstance(one, kinds)):
             first = (ast.get_docstring(node) or "").partition(" ")[0]
             assert first not in NO_DOCSTRING_BEGINS_WITH, f"{path}:{node.lineno} {first}"
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_arguments_begin_with_a_capital_and_errors_say_if(room: str) -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    for path in files_of(room):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in (one for one in ast.walk(tree) if isinstance(one, kinds)):
+            for head, line in entries_of(ast.get_docstring(node) or ""):
+                text = line.partition(": ")[2]
+                word = re.match(r"[A-Za-z]\w*", text)
+                symbol = word is None or "_" in word[0] or word[0] != word[0].lower()
+                named = symbol or (len(word[0]) == 1 and word[0] != "a")
+                where = f"{path}:{node.lineno} {line}"
+                assert named or text[0].isupper(), where
+                assert head != "Raises" or text.startswith(("If ", "With ", "Always", "On ")), where
+
+
+def entries_of(text: str) -> list[tuple[str, str]]:
+    """Return the first line of each entry of a docstring's sections, with the section's name."""
+    found, head = [], ""
+    for line in text.splitlines():
+        if line.rstrip(":") in ("Args", "Attributes", "Raises"):
+            head = line.rstrip(":")
+        elif line and not line.startswith(" "):
+            head = ""
+        elif head and re.match(r"    \w[\w.,* ]*: \S", line):
+            found.append((head, line.strip()))
+    return found

@@ -50,15 +50,15 @@ def check(exercise_id: str, answer: Any) -> Feedback:
     """Test an answer by what it does, and say what was found.
 
     Args:
-        exercise_id: as "02.mapper", or a question of a problem set, as "ps1.words".
-        answer: the function that you wrote, without brackets.
+        exercise_id: As "02.mapper", or a question of a problem set, as "ps1.words".
+        answer: The function that you wrote, without brackets.
 
     Returns:
         A `Feedback`, shown at the end of a cell; true in a condition when the answer is right.
         A right answer counts in `progress`.
 
     Raises:
-        KeyError: there is no such exercise.
+        KeyError: If there is no such exercise.
     """
     exercise = _find(exercise_id)
     found = verdict(exercise, answer, exercise.test)
@@ -92,8 +92,8 @@ def hint(exercise_id: str, number: int = 1) -> Note:
     """Return one of the hints of an exercise: two or three in a lesson, three in a problem set.
 
     Raises:
-        KeyError: there is no such exercise.
-        ValueError: there is no such hint, or the course allows fewer.
+        KeyError: If there is no such exercise.
+        ValueError: If there is no such hint, or the course allows fewer.
     """
     exercise = _find(exercise_id)
     graded, most = isinstance(exercise, Question), len(exercise.hints)
@@ -125,7 +125,7 @@ def allow_hints(number: int) -> None:
     """Set how many hints a question of a problem set has here, 0 to 3.
 
     Raises:
-        ValueError: the number is another one.
+        ValueError: If the number is another one.
     """
     if isinstance(number, bool) or number not in range(4):
         raise ValueError(f"allow_hints takes 0, 1, 2 or 3; got {number!r}.")
@@ -136,8 +136,8 @@ def solution(exercise_id: str) -> Note:
     """Return the source of a right answer.
 
     Raises:
-        KeyError: there is no such exercise.
-        ValueError: it is a question of a problem set: its answers are graded.
+        KeyError: If there is no such exercise.
+        ValueError: If it is a question of a problem set: its answers are graded.
     """
     exercise = _find(exercise_id)
     if isinstance(exercise, Question):
@@ -156,10 +156,10 @@ def progress(lesson: str = "") -> Progress:
     """Return how many exercises of a lesson are solved, in this notebook, since it was started.
 
     Args:
-        lesson: its number, as "02"; "" takes all lessons.
+        lesson: Its number, as "02"; "" takes all lessons.
 
     Raises:
-        ValueError: there is no such lesson.
+        ValueError: If there is no such lesson.
     """
     if lesson and lesson not in _LESSONS:
         raise ValueError(f"There is no lesson {lesson!r}. There are: {', '.join(_LESSONS)}.")
@@ -173,7 +173,7 @@ def find_question(question_id: str) -> Question:
     """Return a question of a problem set.
 
     Raises:
-        KeyError: there is no such question.
+        KeyError: If there is no such question.
     """
     found = _find(question_id)
     if not isinstance(found, Question):

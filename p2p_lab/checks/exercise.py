@@ -31,14 +31,14 @@ class Exercise:
     """One exercise: how it is tested, its hints and a reference answer.
 
     Attributes:
-        id: the lesson's number and a name, as "02.mapper".
-        title: what is asked for, in a few words.
+        id: The lesson's number and a name, as "02.mapper".
+        title: What is asked for, in a few words.
         difficulty: 1 for a line or two, 2 for a thought of one's own, 3 for a small program.
-        minutes: what a reader takes who knows PyTorch basics; an estimate.
-        signature: how the answer is called and what it returns, with shapes.
-        hints: two or three sentences, the last one nearly gives it away.
-        reference: a right answer; its source is the shown solution.
-        test: given an answer, raises `Wrong` or `NotAttempted`, or returns what was checked.
+        minutes: What a reader takes who knows PyTorch basics; an estimate.
+        signature: How the answer is called and what it returns, with shapes.
+        hints: Two or three sentences, the last one nearly gives it away.
+        reference: A right answer; its source is the shown solution.
+        test: Given an answer, raises `Wrong` or `NotAttempted`, or returns what was checked.
     """
 
     id: str
@@ -60,8 +60,8 @@ def call(answer: Callable[..., Any], *args: Any) -> Any:
     """Call an answer, and return what it returned.
 
     Raises:
-        NotAttempted: it returned nothing, or raised NotImplementedError.
-        Wrong: it raised something else, or wrote in its arguments.
+        NotAttempted: If it returned nothing, or raised NotImplementedError.
+        Wrong: If it raised something else, or wrote in its arguments.
     """
     return value_of(outcome_of(answer, args))
 
@@ -70,8 +70,8 @@ def value_of(outcome: Outcome) -> Any:
     """Return the value that came of a call.
 
     Raises:
-        NotAttempted: there is none, since the answer is a stub.
-        Wrong: there is none for another reason.
+        NotAttempted: If there is none, since the answer is a stub.
+        Wrong: If there is none for another reason.
     """
     if outcome.kind == "nothing":
         raise NotAttempted
@@ -84,12 +84,12 @@ def tensor(value: Any, shape: tuple[int, ...], axes: str) -> Tensor:
     """Return an answer's value as a float64 tensor of a shape.
 
     Args:
-        value: what the answer returned: a tensor, an array, or nested lists of numbers or tensors.
-        shape: the shape it has to have.
-        axes: the names of the axes, as "(L, L)", for the sentence.
+        value: What the answer returned: a tensor, an array, or nested lists of numbers or tensors.
+        shape: The shape it has to have.
+        axes: The names of the axes, as "(L, L)", for the sentence.
 
     Raises:
-        Wrong: it is no array of numbers, has another shape or holds NaN.
+        Wrong: If it is no array of numbers, has another shape or holds NaN.
     """
     try:
         numbers = _stacked(value).detach().to(torch.float64)
@@ -124,14 +124,14 @@ def agree(
     """Compare with the right value, then with those of known mistakes.
 
     Args:
-        got: the answer's value.
-        right: the right value, same shape.
-        mistakes: sentence -> the value that this mistake gives; the first that fits is said.
-        otherwise: the sentence for any other difference; the largest one is added to it.
-        tolerance: absolute.
+        got: The answer's value.
+        right: The right value, same shape.
+        mistakes: Sentence -> the value that this mistake gives; the first that fits is said.
+        otherwise: The sentence for any other difference; the largest one is added to it.
+        tolerance: Absolute.
 
     Raises:
-        Wrong: the values differ.
+        Wrong: If the values differ.
     """
     right = right.to(torch.float64)
     if close(got, right, tolerance):

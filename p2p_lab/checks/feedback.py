@@ -28,11 +28,11 @@ class Feedback:
     It is true in a condition when the answer is right, so `assert check(...)` grades.
 
     Attributes:
-        id: the exercise.
-        title: what it asks for.
+        id: The exercise.
+        title: What it asks for.
         state: "not attempted", "wrong" or "right".
-        message: what was found, in sentences.
-        next: what to do next; empty when the answer is right.
+        message: What was found, in sentences.
+        next: What to do next; empty when the answer is right.
     """
 
     id: str
@@ -60,11 +60,11 @@ class Note:
     """A hint or a solution.
 
     Attributes:
-        id: the exercise.
+        id: The exercise.
         kind: "hint" or "solution".
-        title: the first line.
-        text: a sentence, or source code.
-        next: where to go from here.
+        title: The first line.
+        text: A sentence, or source code.
+        next: Where to go from here.
     """
 
     id: str
@@ -88,9 +88,9 @@ class Progress:
     """How far one has come with a lesson's exercises.
 
     Attributes:
-        solved: how many are right.
-        asked: how many there are.
-        after: the next one, with its title and effort; empty when all are right.
+        solved: How many are right.
+        asked: How many there are.
+        after: The next one, with its title and effort; empty when all are right.
     """
 
     solved: int

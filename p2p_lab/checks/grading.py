@@ -54,15 +54,15 @@ def grade(
     """Test an answer on a student's own inputs; print the verdict, or fail the cell.
 
     Args:
-        question_id: as "ps1.words".
-        answer: the function that was written, without brackets.
-        student: the student's id: the inputs are drawn from it.
-        easy: take the easy cases only.
-        hidden: a test on inputs that only the teacher's computer knows; here it does nothing.
+        question_id: As "ps1.words".
+        answer: The function that was written, without brackets.
+        student: The student's id: the inputs are drawn from it.
+        easy: Take the easy cases only.
+        hidden: A test on inputs that only the teacher's computer knows; here it does nothing.
 
     Raises:
-        NotRight: the answer is missing or wrong.
-        KeyError: there is no such question.
+        NotRight: If the answer is missing or wrong.
+        KeyError: If there is no such question.
     """
     find_question(question_id)
     if hidden:
@@ -80,11 +80,11 @@ def graded(
     """Return the verdict on an answer, here or elsewhere.
 
     Args:
-        question_id: as "ps1.words".
-        answer: the function, or an `Elsewhere`.
-        student: the student's id.
-        easy: take the easy cases only.
-        secret: the text that hidden inputs are drawn with; empty for the visible ones.
+        question_id: As "ps1.words".
+        answer: The function, or an `Elsewhere`.
+        student: The student's id.
+        easy: Take the easy cases only.
+        secret: The text that hidden inputs are drawn with; empty for the visible ones.
     """
     question = find_question(question_id)
     seed = seed_of(student, question_id, secret)

@@ -23,9 +23,9 @@ def ddim_inverse(
     """Return the way back, (T + 1, B, C, h, w), from noise to picture.
 
     Args:
-        clean: the picture's latents, (B, C, h, w).
+        clean: The picture's latents, (B, C, h, w).
         predict: `predict(latents, step)` is the noise that the denoiser sees in them.
-        alpha_bar: the levels from noise to picture, (T + 1,); step t leads from t to t + 1.
+        alpha_bar: The levels from noise to picture, (T + 1,); step t leads from t to t + 1.
     """
     path = [clean]
     for step in reversed(range(len(alpha_bar) - 1)):

@@ -116,7 +116,7 @@ def _whole(value: Any, what: str) -> int:
     """Return a whole number.
 
     Raises:
-        Wrong: it is something else.
+        Wrong: If it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise Wrong(f"It returned {kind_of(value)} ({value!r:.20}); a whole number of {what}, int.")

@@ -23,14 +23,14 @@ class NoisedScene:
     """What the model needs for one look at a drawn scene, and the truth.
 
     Attributes:
-        latents: the picture with noise, (1, C, h, w).
-        t: the model time of that noise.
-        conditioning: the caption, encoded.
-        prompt: the caption with its tokens.
-        word: the object that the caption is about, or the object with its attribute.
-        tokens: its token positions.
-        mask: where it is, (H, W) booleans: exact, as the picture was drawn.
-        picture: the picture, (3, H, W) in [0, 1].
+        latents: The picture with noise, (1, C, h, w).
+        t: The model time of that noise.
+        conditioning: The caption, encoded.
+        prompt: The caption with its tokens.
+        word: The object that the caption is about, or the object with its attribute.
+        tokens: Its token positions.
+        mask: Where it is, (H, W) booleans: exact, as the picture was drawn.
+        picture: The picture, (3, H, W) in [0, 1].
     """
 
     latents: Tensor
@@ -48,9 +48,9 @@ def noise_scene(model: Denoiser, scene: Scene, *, phrase: bool = False) -> Noise
     """Draw a scene, add the noise of step 8 of 20, and keep its truth: z = √ᾱ z_0 + √(1−ᾱ) ε.
 
     Args:
-        model: the bundled model.
-        scene: what to draw.
-        phrase: look for the object with its attribute, as "red car", in place of its noun alone.
+        model: The bundled model.
+        scene: What to draw.
+        phrase: Look for the object with its attribute, as "red car", in place of its noun alone.
     """
     size = (model.defaults.height, model.defaults.width)
     drawn, words = render(scene, size[0]), caption(scene)
@@ -89,9 +89,9 @@ def draw_scenes(
     """Draw scenes from a seed, plain enough to be looked at: one object, by day, in clear weather.
 
     Args:
-        seed: the same seed gives the same scenes.
-        number: how many.
-        wanted: what they have to be beside that.
+        seed: The same seed gives the same scenes.
+        number: How many.
+        wanted: What they have to be beside that.
     """
     found: list[Scene] = []
     for i in count():

@@ -92,8 +92,8 @@ class Question:
         """Judge an answer on the inputs of a seed.
 
         Raises:
-            NotAttempted: it is a stub.
-            Wrong: what is wrong with it.
+            NotAttempted: If it is a stub.
+            Wrong: If what is wrong with it.
         """
         first = self.draw(random.Random(seed), easy)
         self.read(self.value(answer, first), first)  # a stub is known before much is drawn
@@ -132,7 +132,7 @@ def cases_of(question: Question, seed: int, easy: bool) -> list[Case]:
     """Draw the cases of a seed until each mistake that is to be refused is.
 
     Raises:
-        RuntimeError: no such cases come up: the question is not well posed.
+        RuntimeError: If no such cases come up: the question is not well posed.
     """
     kept: list[Case] = []
     rng = random.Random(f"{question.id} {seed} {easy}")
@@ -209,7 +209,7 @@ def two(value: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]], axes: str) 
     """Return two tensors of an answer, flat, one behind the other.
 
     Raises:
-        Wrong: there are not two, or one has another shape.
+        Wrong: If there are not two, or one has another shape.
     """
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise Wrong(f"It must return two tensors: {axes}.")
@@ -221,9 +221,9 @@ def seed_of(student: str, what: str, salt: str = "") -> int:
     """Return the seed of a student for one thing: 31 bits of a hash of all three.
 
     Args:
-        student: the id that the teacher knows the student by; case and outer spaces do not count.
-        what: the question, as "ps1.words".
-        salt: what makes a hidden test's inputs differ from the visible one's.
+        student: The id that the teacher knows the student by; case and outer spaces do not count.
+        what: The question, as "ps1.words".
+        salt: What makes a hidden test's inputs differ from the visible one's.
     """
     text = "\n".join([student.strip().lower(), what, salt])
     return (

@@ -45,7 +45,7 @@ def read(path: Path) -> Any:
     """Return the value in a file that a student's process wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: If the file holds something else.
     """
     try:
         return unpacked(torch.load(path, weights_only=True))

@@ -18,9 +18,9 @@ def check_writable(path: Path, suffixes: tuple[str, ...], *, force: bool) -> Pat
     """Return the path if it can be written, before any work is done.
 
     Raises:
-        ValueError: the name has an ending that is not supported.
-        FileExistsError: the file is there and must not be replaced.
-        NotADirectoryError: its folder does not exist, or the path is itself a folder.
+        ValueError: If the name has an ending that is not supported.
+        FileExistsError: If the file is there and must not be replaced.
+        NotADirectoryError: If its folder does not exist, or the path is itself a folder.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} must end in {' or '.join(suffixes)}, got {path.suffix!r}.")
@@ -37,8 +37,8 @@ def write_picture(path: Path, run: Run, *, force: bool) -> None:
     """Write a run's picture as PNG.
 
     Raises:
-        ValueError: the picture holds numbers that are not finite; nothing is written.
-        FileExistsError: another file came to lie there meanwhile, and `force` is off.
+        ValueError: If the picture holds numbers that are not finite; nothing is written.
+        FileExistsError: If another file came to lie there meanwhile, and `force` is off.
     """
     import numpy as np
 
@@ -56,7 +56,7 @@ def write_whole(path: Path, data: bytes, *, force: bool) -> None:
     """Write bytes beside the path and move them there in one step.
 
     Raises:
-        FileExistsError: another file came to lie there meanwhile, and `force` is off.
+        FileExistsError: If another file came to lie there meanwhile, and `force` is off.
     """
     try:
         files.write_whole(path, data, replace=force)

@@ -41,15 +41,15 @@ class _Aligner:
     """Share what `Replace` and `Refine` have in common: they differ only in the alignment.
 
     Attributes:
-        cross: window in which a matched token takes the source's map; its end is the paper's tau.
-        self_attention: window in which the self-attention maps are taken from the source.
-        self_pixels: largest site, in positions, whose self-attention is taken. The usual 16 x 16 of
+        cross: Window in which a matched token takes the source's map; its end is the paper's tau.
+        self_attention: Window in which the self-attention maps are taken from the source.
+        self_pixels: Largest site, in positions, whose self-attention is taken. The usual 16 x 16 of
             the paper would reach nothing in models whose smallest site is larger: there that one is
             taken, with a warning.
-        words: word of the target -> its own window in place of `cross`; ("cat", 1) is the second of
+        words: Word of the target -> its own window in place of `cross`; ("cat", 1) is the second of
             several equal words.
-        alignment: an alignment set by hand in place of the one that is found.
-        joint: what a joint softmax over words and image takes in `self_attention`'s window.
+        alignment: An alignment set by hand in place of the one that is found.
+        joint: What a joint softmax over words and image takes in `self_attention`'s window.
     """
 
     cross: Window = (0.0, 0.8)
@@ -134,17 +134,17 @@ class Replace(_Aligner):
     `align_words`; the target's own maps outside.
 
     Args:
-        cross: window, as fractions of the schedule from noise (0) to image (1).
-        self_attention: window of the self-attention injection.
-        self_pixels: largest site, in positions, that it touches.
-        words: target word -> window of its own; ("cat", 1) is the second of several equal words.
-        alignment: an `align_words(source, target, pairs=...)` of your own.
-        joint: for models whose words and image share a softmax (IF, SD3, Flux), an extension:
+        cross: Window, as fractions of the schedule from noise (0) to image (1).
+        self_attention: Window of the self-attention injection.
+        self_pixels: Largest site, in positions, that it touches.
+        words: Target word -> window of its own; ("cat", 1) is the second of several equal words.
+        alignment: An `align_words(source, target, pairs=...)` of your own.
+        joint: For models whose words and image share a softmax (IF, SD3, Flux), an extension:
             "maps" takes the source's block of it as in other models; "queries" the source's image
             queries and keys instead. Its authors leave the words to the target: cross=(0, 0).
 
     Raises:
-        ValueError: a window is outside 0 to 1 or ends before it starts.
+        ValueError: If a window is outside 0 to 1 or ends before it starts.
     """
 
     def align(self, source: Prompt, target: Prompt, plan: EditPlan) -> Alignment:
@@ -160,15 +160,15 @@ class Refine(_Aligner):
     token j has a source partner A(j), else M_target[:, j]; A from `align_tokens`.
 
     Args:
-        cross: window, as fractions of the schedule from noise (0) to image (1).
-        self_attention: window of the self-attention injection.
-        self_pixels: largest site, in positions, that it touches.
-        words: target word -> window of its own; ("cat", 1) is the second of several equal words.
-        alignment: an alignment of your own.
+        cross: Window, as fractions of the schedule from noise (0) to image (1).
+        self_attention: Window of the self-attention injection.
+        self_pixels: Largest site, in positions, that it touches.
+        words: Target word -> window of its own; ("cat", 1) is the second of several equal words.
+        alignment: An alignment of your own.
         joint: "maps" or "queries", as in `Replace`.
 
     Raises:
-        ValueError: a window is outside 0 to 1 or ends before it starts.
+        ValueError: If a window is outside 0 to 1 or ends before it starts.
     """
 
     def align(self, source: Prompt, target: Prompt, plan: EditPlan) -> Alignment:

@@ -26,12 +26,12 @@ def between(one: EditPlan, other: EditPlan, share: float) -> EditPlan:
     """Return the plan that lies a share of the way from one plan to another.
 
     Args:
-        one: the plan at share 0, which comes back as it is.
-        other: the plan at share 1, the same.
-        share: from 0 to 1.
+        one: The plan at share 0, which comes back as it is.
+        other: The plan at share 1, the same.
+        share: From 0 to 1.
 
     Raises:
-        ValueError: the plans are of different sources, steps or lengths, or cannot be mixed.
+        ValueError: If the plans are of different sources, steps or lengths, or cannot be mixed.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share lies between 0 and 1, got {share!r}.")

@@ -25,17 +25,17 @@ class LocalBlend:
     mask from the mean cross-attention of the words, source and target united.
 
     Args:
-        source_words: word(s) of the source prompt that mark the region.
-        target_words: word(s) of the target prompt that mark it; the source words by default.
-        threshold: part of the map's maximum above which a pixel belongs to the region.
-        start: fraction of the schedule before which nothing is blended.
-        subtract: word(s), of either prompt, whose region must stay as it was. Here and above,
+        source_words: Word(s) of the source prompt that mark the region.
+        target_words: Word(s) of the target prompt that mark it; the source words by default.
+        threshold: Part of the map's maximum above which a pixel belongs to the region.
+        start: Fraction of the schedule before which nothing is blended.
+        subtract: Word(s), of either prompt, whose region must stay as it was. Here and above,
             ("cat", 1) is the second of several equal words.
-        mask: a mask of your own, (H, W), 0 or False where nothing may change. Alone, or
+        mask: A mask of your own, (H, W), 0 or False where nothing may change. Alone, or
             multiplied with the mask of the words.
 
     Raises:
-        ValueError: no word and no mask, a threshold or start outside 0 to 1, or a bad mask.
+        ValueError: If there is neither word nor mask, or a number or the mask is bad.
     """
 
     source_words: Words = ()

@@ -29,17 +29,17 @@ def compile_edits(
     edits at all give the identity plan.
 
     Args:
-        edits: at most one of `Replace` and `Refine`, at most one `LocalBlend`, any `Reweight`s
+        edits: At most one of `Replace` and `Refine`, at most one `LocalBlend`, any `Reweight`s
             and `Move`s.
-        source: prompt of the source picture.
-        target: prompt of the edit, from the same tokenizer and of the same length.
-        steps: number of denoising steps T.
+        source: Prompt of the source picture.
+        target: Prompt of the edit, from the same tokenizer and of the same length.
+        steps: Number of denoising steps T.
         compat: "reference" reproduces the quirks of the authors' code, for comparison.
 
     Raises:
-        AlignmentError: a word is not in its prompt, or the prompts cannot be aligned.
-        ValueError: too many aligners or blends, no steps, prompts of different lengths.
-        TypeError: something in the list is no edit.
+        AlignmentError: If a word is not in its prompt, or the prompts cannot be aligned.
+        ValueError: If there are too many aligners or blends, or the prompts do not fit.
+        TypeError: If something in the list is no edit.
     """
     edits = _checked(edits)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -86,7 +86,7 @@ def default_edits(source: Prompt, target: Prompt) -> tuple[tuple[Edit, ...], str
     """Choose the edit that two prompts ask for, and say why in a sentence.
 
     Raises:
-        AlignmentError: the prompts share no word to hold on to.
+        AlignmentError: If the prompts share no word to hold on to.
     """
     before, after = [[normal(w) for w in prompt.words] for prompt in (source, target)]
     if before == after:

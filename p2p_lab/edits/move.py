@@ -26,17 +26,17 @@ class Move:
     and the new place as it was.
 
     Args:
-        word: a word or phrase of the source prompt.
-        by: how far, (down, right), as fractions of the picture's height and width; each from
+        word: A word or phrase of the source prompt.
+        by: How far, (down, right), as fractions of the picture's height and width; each from
             -1 to 1.
-        scale: how much larger it becomes, around its own centre, from 1/4 to 4.
-        window: the part of the schedule in which the source's attention is moved.
-        threshold: part of the map's maximum from which on a position belongs to the object.
-        mask: where the object is, (H, W), in place of the word's map.
-        occurrence: which of several places of the word, from 0; None takes all.
+        scale: How much larger it becomes, around its own centre, from 1/4 to 4.
+        window: The part of the schedule in which the source's attention is moved.
+        threshold: Part of the map's maximum from which on a position belongs to the object.
+        mask: Where the object is, (H, W), in place of the word's map.
+        occurrence: Which of several places of the word, from 0; None takes all.
 
     Raises:
-        ValueError: a number is out of range, the window no part of the schedule, or the mask bad.
+        ValueError: If a number is out of range, or the window or the mask is bad.
     """
 
     word: str
@@ -75,8 +75,8 @@ class Move:
         """Return the plan with this move added; a move to where it is changes nothing.
 
         Raises:
-            AlignmentError: the word is not in the source prompt.
-            ValueError: the plan moves the same word already.
+            AlignmentError: If the word is not in the source prompt.
+            ValueError: If the plan moves the same word already.
         """
         tokens = tuple(tokens_in(source, self.word, plan, "Move", self.occurrence))
         steps = cross_steps(self.window, plan)

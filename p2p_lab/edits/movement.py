@@ -18,12 +18,12 @@ class MovePlan:
     vacated place takes the mean row of what lies outside both. All rows still sum to 1.
 
     Attributes:
-        tokens: token positions of the word in the source prompt; its source map is the region.
-        by: how far, (down, right), as fractions of the picture's height and width.
-        scale: how much larger it becomes.
-        steps: the steps in which it is moved.
-        threshold: part of the map's maximum from which on a position belongs to the region.
-        mask: the region itself in place of the map's: (H, W), or (B, H, W) for B pictures.
+        tokens: Token positions of the word in the source prompt; its source map is the region.
+        by: How far, (down, right), as fractions of the picture's height and width.
+        scale: How much larger it becomes.
+        steps: The steps in which it is moved.
+        threshold: Part of the map's maximum from which on a position belongs to the region.
+        mask: The region itself in place of the map's: (H, W), or (B, H, W) for B pictures.
     """
 
     tokens: tuple[int, ...] = ()

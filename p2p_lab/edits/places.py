@@ -13,7 +13,7 @@ def check_window(name: str, window: Window) -> None:
     """Refuse anything but two fractions (start, end) with 0 <= start <= end <= 1.
 
     Raises:
-        ValueError: the window is something else.
+        ValueError: If the window is something else.
     """
     try:
         start, end = window
@@ -59,7 +59,7 @@ def word_and_place(word: Any) -> tuple[str, int | None]:
     """Return a word and which of its places is meant: "cat" is all of them, ("cat", 1) the second.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: If it is neither.
     """
     text, place = word if isinstance(word, tuple) and len(word) == 2 else (word, None)
     whole = place is None or (isinstance(place, int) and not isinstance(place, bool))
@@ -77,7 +77,7 @@ def tokens_in(
     """Return the tokens of a word for a plan; `where` says in an error who asked.
 
     Raises:
-        AlignmentError: the word is not in the prompt.
+        AlignmentError: If the word is not in the prompt.
     """
     if plan.compat == "reference":
         return reference_tokens_of(prompt, word)

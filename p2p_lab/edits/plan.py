@@ -29,15 +29,15 @@ class BlendPlan:
     source's and the target's, minus that of the words to subtract, times the user's own.
 
     Attributes:
-        source_tokens: token positions in the source prompt.
-        target_tokens: token positions in the target prompt.
-        source_subtract: token positions in the source prompt whose region stays as it was.
-        target_subtract: the same in the target prompt.
-        threshold: part of the map's maximum above which a pixel belongs to the mask.
-        start_step: first step at which the latents are blended.
+        source_tokens: Token positions in the source prompt.
+        target_tokens: Token positions in the target prompt.
+        source_subtract: Token positions in the source prompt whose region stays as it was.
+        target_subtract: The same in the target prompt.
+        threshold: Part of the map's maximum above which a pixel belongs to the mask.
+        start_step: First step at which the latents are blended.
         mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
             it is the whole mask; with tokens the two are multiplied.
-        toward: another region, and the share of the way to it (an animation); the start step is
+        toward: Another region, and the share of the way to it (an animation); the start step is
             that of both together.
     """
 
@@ -80,16 +80,16 @@ class EditPlan:
         mapper: P, (L, L); column j says which source tokens feed target token j.
         source_gain: (T, L); how much of the mapped source column j enters at step t.
         target_gain: (T, L); how much of the target's own column j enters at step t.
-        self_steps: steps at which the self-attention maps are taken from the source.
-        self_pixels: only sites with at most this many positions take them (256 is 16 x 16).
-        joint: where words and image share a softmax: "maps" or the image's "queries" (and keys).
-        blend: where the picture may change, or None for everywhere.
-        source: the source prompt, for printing and for telling plans apart.
-        target: the target prompt.
+        self_steps: Steps at which the self-attention maps are taken from the source.
+        self_pixels: Only sites with at most this many positions take them (256 is 16 x 16).
+        joint: Where words and image share a softmax: "maps" or the image's "queries" (and keys).
+        blend: Where the picture may change, or None for everywhere.
+        source: The source prompt, for printing and for telling plans apart.
+        target: The target prompt.
         compat: "reference" if the quirks of the authors' code were reproduced.
-        moves: which words' source attention is taken to another place before it is mixed.
-        toward: another prompt, and the share of its embedding in the target's (an animation).
-        second: a second mapper with its gain, between two alignments (an animation), or None.
+        moves: Which words' source attention is taken to another place before it is mixed.
+        toward: Another prompt, and the share of its embedding in the target's (an animation).
+        second: A second mapper with its gain, between two alignments (an animation), or None.
     """
 
     mapper: Tensor
@@ -298,7 +298,7 @@ class EditPlan:
         """Return which of a model's attention layers the plan changes, a line for each kind.
 
         Args:
-            sites: the layers, as `find_sites(model.module, latent_size)` lists them.
+            sites: The layers, as `find_sites(model.module, latent_size)` lists them.
         """
         return report.touched(self, sites)
 
@@ -312,7 +312,7 @@ class EditPlan:
         """Build a plan again from `to_json`.
 
         Raises:
-            ValueError: the text is no saved plan.
+            ValueError: If the text is no saved plan.
         """
         fields = report.from_json(text)
         second = fields.pop("second")
@@ -327,17 +327,17 @@ def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) 
     paper.
 
     Args:
-        source: probabilities of the source, (..., L), softmax over L; None where the plan does
+        source: Probabilities of the source, (..., L), softmax over L; None where the plan does
             not need them (`plan.needs_source_cross(step)`).
-        target: probabilities of the target, same shape.
-        plan: the compiled edit.
+        target: Probabilities of the target, same shape.
+        plan: The compiled edit.
         step: 0 is the noisiest step.
 
     Returns:
         A new tensor; `target` itself where the plan changes nothing at this step.
 
     Raises:
-        ValueError: the plan needs the source and there is none.
+        ValueError: If the plan needs the source and there is none.
     """
     if not plan.edits_cross(step):
         return target

@@ -263,7 +263,7 @@ def from_json(text: str) -> dict[str, Any]:
     """Read the fields of a plan from JSON; a second feed comes as its mapper and its gain.
 
     Raises:
-        ValueError: the text is no JSON, or no plan.
+        ValueError: If the text is no JSON, or no plan.
     """
     try:
         record = parse_object(text)

@@ -19,13 +19,13 @@ class Reweight:
     renormalised.
 
     Args:
-        word: a word or phrase of the target prompt.
-        scale: the factor c, any number; 0 removes the word, negative pushes away from it.
-        window: the part of the schedule in which it acts.
-        occurrence: which of several places of the word, from 0; None takes all.
+        word: A word or phrase of the target prompt.
+        scale: The factor c, any number; 0 removes the word, negative pushes away from it.
+        window: The part of the schedule in which it acts.
+        occurrence: Which of several places of the word, from 0; None takes all.
 
     Raises:
-        ValueError: the scale is NaN or infinite, or the window is no part of the schedule.
+        ValueError: If the scale is NaN or infinite, or the window is no part of the schedule.
     """
 
     word: str

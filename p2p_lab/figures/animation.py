@@ -26,11 +26,11 @@ def to_gif(pictures: Sequence[Any], *, seconds: float = 0.2, side: int = SIDE) -
 
     Args:
         pictures: Runs, PIL, numpy or torch, all of one size.
-        seconds: how long each is shown.
-        side: smaller pictures are enlarged until their longer side has this many pixels.
+        seconds: How long each is shown.
+        side: Smaller pictures are enlarged until their longer side has this many pixels.
 
     Raises:
-        ValueError: when there are no pictures, or no time to look at them.
+        ValueError: If there are no pictures, or no time to look at them.
     """
     if not pictures or not seconds > 0:
         raise ValueError(
@@ -55,7 +55,7 @@ def show_frames(pictures: Sequence[Any], *, columns: int = 7) -> LabFigure:
 
     Args:
         pictures: Runs, PIL, numpy or torch, in order.
-        columns: how many to show, first and last among them.
+        columns: How many to show, first and last among them.
     """
     if not pictures:
         raise ValueError("There are no frames to show.")

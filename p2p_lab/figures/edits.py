@@ -38,13 +38,13 @@ def show_edit(
     """Draw source | plain re-prompt of the same seed | edit, with what each kept of the source.
 
     Args:
-        source: the source, as a Run or a picture.
-        plain: the target prompt's picture from the same seed without control: what one would get
+        source: The source, as a Run or a picture.
+        plain: The target prompt's picture from the same seed without control: what one would get
             by just writing the other prompt. It is what the edit has to be better than.
-        edited: the edit.
+        edited: The edit.
         mask: (H, W), the object that was to change: the numbers then count the background only,
             and its outline is drawn.
-        titles: three titles; the prompts of Runs are written below them.
+        titles: Three titles; the prompts of Runs are written below them.
     """
     three = [to_array(picture) for picture in (source, plain, edited)]
     summary = edit_summary(three[0], three[1], three[2], mask)
@@ -87,14 +87,14 @@ def show_sweep(
     """Draw a row of edits as one number changes: a window's end τ, a fader, a seed.
 
     Args:
-        pictures: the edits, as Runs or pictures.
-        values: the number of each, written above it.
-        name: what the number is, as "τ cross".
-        source: the source; each picture then says how much it differs from it, PSNR in dB.
-        columns: pictures a row.
+        pictures: The edits, as Runs or pictures.
+        values: The number of each, written above it.
+        name: What the number is, as "τ cross".
+        source: The source; each picture then says how much it differs from it, PSNR in dB.
+        columns: Pictures a row.
 
     Raises:
-        ValueError: when there are not as many values as pictures, or none.
+        ValueError: If there are not as many values as pictures, or none.
     """
     if len(pictures) != len(values) or not pictures:
         raise ValueError(
@@ -127,11 +127,11 @@ def show_pictures(
 
     Args:
         pictures: Runs or pictures.
-        titles: one for each.
-        columns: at most this many in a row; rows are filled evenly.
+        titles: One for each.
+        columns: At most this many in a row; rows are filled evenly.
 
     Raises:
-        ValueError: when there are no pictures, or not as many titles.
+        ValueError: If there are no pictures, or not as many titles.
     """
     names = list(titles) or [_text(p) for p in pictures]
     if len(names) != len(pictures) or not names:

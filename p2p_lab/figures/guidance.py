@@ -24,10 +24,10 @@ def show_guidance(negative: Any, positive: Any, scale: float, *, ax: Axes | None
     in the same direction, `scale` times as far (Ho and Salimans 2022).
 
     Args:
-        negative: predictions for the empty prompt, (C, h, w).
-        positive: predictions for the text, (C, h, w).
-        scale: guidance scale s.
-        ax: where to draw; None makes a figure.
+        negative: Predictions for the empty prompt, (C, h, w).
+        positive: Predictions for the text, (C, h, w).
+        scale: Guidance scale s.
+        ax: Where to draw; None makes a figure.
     """
     first, second = (_numbers(value) for value in (negative, positive))
     difference = second - first  # (C, h, w)

@@ -19,13 +19,13 @@ def show_drift(runs: Mapping[str, Any], pivots: Any, *, ax: Axes | None = None) 
     the measured way.
 
     Args:
-        runs: runs with their names.
-        pivots: the measured latents from noise to picture, (T + 1, C, h, w), as `ddim_invert`
+        runs: Runs with their names.
+        pivots: The measured latents from noise to picture, (T + 1, C, h, w), as `ddim_invert`
             returns them; the trajectory of a direct inversion holds the same.
-        ax: where to draw; None makes a figure.
+        ax: Where to draw; None makes a figure.
 
     Raises:
-        ValueError: when a run has another number of steps.
+        ValueError: If a run has another number of steps.
     """
     axes, drawn = axes_or_new(ax, 5.5, 3.2)
     notes = []
@@ -50,8 +50,8 @@ def show_losses(losses: Sequence[Sequence[float]], *, ax: Axes | None = None) ->
     """Draw null-text's losses: a line for each denoising step, one point an update.
 
     Args:
-        losses: for each step its losses, as `NullTextResult.losses`.
-        ax: where to draw; None makes a figure.
+        losses: For each step its losses, as `NullTextResult.losses`.
+        ax: Where to draw; None makes a figure.
     """
     axes, drawn = axes_or_new(ax, 5.5, 3.2)
     at = 0
@@ -77,10 +77,10 @@ def show_cost(
     """Draw quality against cost, one point a method.
 
     Args:
-        points: cost and quality of each method by name.
-        cost: what the first number is; its axis is logarithmic.
-        quality: what the second number is.
-        ax: where to draw; None makes a figure.
+        points: Cost and quality of each method by name.
+        cost: What the first number is; its axis is logarithmic.
+        quality: What the second number is.
+        ax: Where to draw; None makes a figure.
     """
     axes, drawn = axes_or_new(ax, 5.5, 3.4)
     for name, (x, y) in points.items():

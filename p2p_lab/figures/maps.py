@@ -73,9 +73,9 @@ def overlay(image: Any, heat: Any, *, top: float | None = None) -> Floats:
     """Return the picture lit by a map, (H, W, 3): bright where the map is high, dark where not.
 
     Args:
-        image: the picture, as a Run, PIL, numpy or torch.
-        heat: the map (h, w).
-        top: the map's value that shows the picture at full brightness; its maximum by default.
+        image: The picture, as a Run, PIL, numpy or torch.
+        heat: The map (h, w).
+        top: The map's value that shows the picture at full brightness; its maximum by default.
     """
     picture = to_array(image)
     light = upsample(heat, *picture.shape[:2])
@@ -96,11 +96,11 @@ def show_map(
 
     Args:
         heat: (h, w).
-        ax: where to draw; a new figure by default.
-        title: usually the word.
-        top: upper end of the colour scale; the map's maximum by default.
+        ax: Where to draw; a new figure by default.
+        title: Usually the word.
+        top: Upper end of the colour scale; the map's maximum by default.
         mask: (H, W), where the word really is.
-        low: lower end; 0 by default, or the minimum of a map that goes below (a fader below 0).
+        low: Lower end; 0 by default, or the minimum of a map that goes below (a fader below 0).
     """
     values = _heat(heat)
     ax, drawn = axes_or_new(ax, 2.6, 3.0)
@@ -144,14 +144,14 @@ def show_maps(
     map's own maximum, so that a quiet word's place can be seen.
 
     Args:
-        maps: a `Run`, or a mapping from word to map (h, w).
-        words: the words to show; by default all there are.
-        image: the picture; by default the Run's own. Without one the second row is left out.
-        masks: true masks (H, W) by word, as `scenes` makes them: outlines and scores are added.
-        columns: panels a row.
+        maps: A `Run`, or a mapping from word to map (h, w).
+        words: The words to show; by default all there are.
+        image: The picture; by default the Run's own. Without one the second row is left out.
+        masks: True masks (H, W) by word, as `scenes` makes them: outlines and scores are added.
+        columns: Panels a row.
 
     Raises:
-        ValueError: when nothing was recorded, or a word has no map.
+        ValueError: If nothing was recorded, or a word has no map.
     """
     heats = _collect(maps, words)
     picture = image if image is not None else getattr(maps, "image", None)
@@ -210,12 +210,12 @@ def show_row(run: Any, place: tuple[int, int], **choice: Any) -> LabFigure:
     tokens and padding too. The bars sum to 1.
 
     Args:
-        run: a `Run` that recorded its maps.
-        place: row and column of the maps.
-        choice: site, step, head and which, as `AttentionStore.maps` takes them.
+        run: A `Run` that recorded its maps.
+        place: Row and column of the maps.
+        choice: Site, step, head and which, as `AttentionStore.maps` takes them.
 
     Raises:
-        ValueError: when nothing was recorded, or there is no such place.
+        ValueError: If nothing was recorded, or there is no such place.
     """
     maps = _collect_all(run, choice)
     height, width = next(iter(maps.values())).shape

@@ -84,8 +84,8 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
     """Draw the gains of a plan, tokens by steps, and below them the self-attention and blend spans.
 
     Args:
-        plan: an `EditPlan`.
-        target: the target `Prompt`, for the tokens' names; by default the plan's own if it has one.
+        plan: An `EditPlan`.
+        target: The target `Prompt`, for the tokens' names; by default the plan's own if it has one.
     """
     target = target if target is not None else plan.target
     gains = [_table(plan.source_gain), _table(plan.target_gain)]  # (T, L) each

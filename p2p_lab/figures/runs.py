@@ -35,11 +35,11 @@ def show_trajectory(run: Run, *, columns: int = 7) -> LabFigure:
     the root mean square difference: zero at first, since both begin with one noise.
 
     Args:
-        run: a `Run` with its model.
-        columns: how many steps to show, first and last among them.
+        run: A `Run` with its model.
+        columns: How many steps to show, first and last among them.
 
     Raises:
-        ValueError: when the run was loaded without its model, which is needed to decode.
+        ValueError: If the run was loaded without its model, which is needed to decode.
     """
     if run.model is None:
         raise ValueError(
@@ -75,11 +75,11 @@ def show_blend(run: Run, *, columns: int = 7) -> LabFigure:
     z* ← z + mask · (z* − z): bright is where the edit acts, dark where the source stays.
 
     Args:
-        run: an edited `Run` whose plan has a `LocalBlend`.
-        columns: how many steps to show, first and last among them.
+        run: An edited `Run` whose plan has a `LocalBlend`.
+        columns: How many steps to show, first and last among them.
 
     Raises:
-        ValueError: when the run has no masks.
+        ValueError: If the run has no masks.
     """
     if run.masks is None or run.plan is None or run.plan.blend is None:
         raise ValueError(

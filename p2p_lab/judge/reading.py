@@ -45,9 +45,9 @@ class Judge:
     """Read pictures of the scene world and score edits. It never trains a generator.
 
     Attributes:
-        labels: the names it can answer with.
-        threshold: probability from which on an object counts as present.
-        card: its data, metrics and checksums.
+        labels: The names it can answer with.
+        threshold: Probability from which on an object counts as present.
+        card: Its data, metrics and checksums.
     """
 
     def __init__(self, net: JudgeNet, labels: Labels, threshold: float, card: dict[str, Any]):
@@ -58,7 +58,7 @@ class Judge:
         """Read what is in one picture.
 
         Args:
-            image: a tensor (3, H, W) in [0, 1], an array (H, W, 3), a PIL picture, or anything
+            image: A tensor (3, H, W) in [0, 1], an array (H, W, 3), a PIL picture, or anything
                 with such `pixels` (a `Run`). Square pictures are read best.
         """
         return self.read_all([image])[0]
@@ -84,12 +84,12 @@ class Judge:
         """Return whether a picture holds what was wanted: "a dog, no cat, all else as before".
 
         Args:
-            image: as for `read`, or a `Verdict` that it gave.
-            wanted: a caption, a scene, or the requirements one by one.
-            absent: objects that must not be there, besides those that `wanted` names.
+            image: As for `read`, or a `Verdict` that it gave.
+            wanted: A caption, a scene, or the requirements one by one.
+            absent: Objects that must not be there, besides those that `wanted` names.
 
         Raises:
-            ValueError: when the caption cannot be read or names what the judge never learned.
+            ValueError: If the caption cannot be read or names what the judge never learned.
         """
         if isinstance(wanted, str):
             wanted = Wanted.from_caption(wanted)
@@ -104,7 +104,7 @@ class Judge:
         """Suggest a prompt for a picture, in the words of the scene world.
 
         Raises:
-            ValueError: when nothing of this world is in it.
+            ValueError: If nothing of this world is in it.
         """
         if not isinstance(image, Verdict):
             refuse_empty(_resize(to_tensor(image)))
@@ -149,7 +149,7 @@ def to_tensor(image: Any) -> Tensor:
     """Return a picture of any make as (3, H, W) in [0, 1], float32.
 
     Raises:
-        ValueError: when it is not one RGB picture with values in [0, 1].
+        ValueError: If it is not one RGB picture with values in [0, 1].
     """
     image = getattr(image, "pixels", image)
     if not isinstance(image, Tensor):
@@ -177,7 +177,7 @@ def captioner_of(model: Any) -> Callable[[Any], str] | None:
     `p2p_lab.inversion.suggest_prompt` asks it by its name.
 
     Args:
-        model: a `Denoiser`; the judge knows the world of those whose card has a vocabulary.
+        model: A `Denoiser`; the judge knows the world of those whose card has a vocabulary.
     """
     return load_judge().suggest if model.card.vocabulary else None
 
@@ -186,7 +186,7 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
     """Write a judge in half precision with its card; `facts` must hold "threshold".
 
     Raises:
-        FileExistsError: when the folder is there: a published version never changes.
+        FileExistsError: If the folder is there: a published version never changes.
     """
     if folder.exists():
         raise FileExistsError(
@@ -210,7 +210,7 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
     """Open the bundled judge, or one from a folder that its trainer wrote.
 
     Raises:
-        JudgeError: when it is not there, or its weights are not those of its card.
+        JudgeError: If it is not there, or its weights are not those of its card.
     """
     path = _newest() if folder is None else Path(folder)
     if not (path / "card.json").is_file():

@@ -61,7 +61,7 @@ def suggest_caption(verdict: Verdict) -> str:
     Objects that touch vertically are one riding the other where the world has such a pair.
 
     Raises:
-        ValueError: when no known object is seen.
+        ValueError: If no known object is seen.
     """
     seen = [_locate(name, verdict.masks[name]) for name in verdict.objects]
     if not seen:

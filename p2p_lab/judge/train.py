@@ -36,13 +36,13 @@ class JudgeConfig:
     """What a training run of the judge is.
 
     Attributes:
-        world: vocabulary of `p2p_lab.scenes` to answer with.
-        minutes: wall time; pictures: if set it replaces the clock.
-        batch: pictures a step.
-        learning_rate: the highest one; muon_factor: Muon's in units of it.
-        constant_until: part of the run after which the rate falls.
-        ema: decay of the averaged weights, a step.
-        seed: of parameters, scenes and distortions.
+        world: Vocabulary of `p2p_lab.scenes` to answer with.
+        minutes: Wall time; pictures: if set it replaces the clock.
+        batch: Pictures a step.
+        learning_rate: The highest one; muon_factor: Muon's in units of it.
+        constant_until: Part of the run after which the rate falls.
+        ema: Decay of the averaged weights, a step.
+        seed: Of parameters, scenes and distortions.
     """
 
     world: str = "small"
@@ -113,7 +113,7 @@ def mask_loss(scores: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         scores: (B, 1 + O, M, M), "no object" first.
-        masks: the true shares of the objects.
+        masks: The true shares of the objects.
     """
     truth = torch.cat([(1 - masks.sum(1, keepdim=True)).clamp(0, 1), masks], 1)
     missed = -(scores.log_softmax(1) * truth).sum((2, 3))  # (B, 1 + O)
@@ -129,7 +129,7 @@ def train(config: JudgeConfig, out: Path, *, checkpoint_seconds: float = 60.0) -
         The network with averaged weights, ready to read.
 
     Raises:
-        ResumeError: when `out` holds a run with another configuration.
+        ResumeError: If `out` holds a run with another configuration.
     """
     begin_run(out, config.digest(), asdict(config))
     labels = Labels.of_world(WORLDS[config.world])

@@ -34,12 +34,12 @@ class Verdict:
     """What the judge sees in one picture.
 
     Attributes:
-        probabilities: of each object that the judge knows to be in the picture.
-        threshold: probability from which on an object counts as present.
-        attributes: of each object, the probability of each attribute, "natural" included.
-        masks: of each object, where it shows, (H, W) in [0, 1] at the picture's size.
-        scene: of "place", "time", "weather" and "style", the probability of each name.
-        degree: strength of the weather from 0 to 1; 0 in clear weather.
+        probabilities: Of each object that the judge knows to be in the picture.
+        threshold: Probability from which on an object counts as present.
+        attributes: Of each object, the probability of each attribute, "natural" included.
+        masks: Of each object, where it shows, (H, W) in [0, 1] at the picture's size.
+        scene: Of "place", "time", "weather" and "style", the probability of each name.
+        degree: Strength of the weather from 0 to 1; 0 in clear weather.
     """
 
     probabilities: Mapping[str, float]
@@ -102,9 +102,9 @@ class Wanted:
     """What a picture must hold; whatever is empty or None is not asked.
 
     Attributes:
-        objects: must be there; absent: must not.
-        attributes: of objects, by name.
-        place, time, weather, style: names.
+        objects: Must be there; absent: must not.
+        attributes: Of objects, by name.
+        place, time, weather, style: Names.
     """
 
     objects: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class Wanted:
         """Ask for what a caption says.
 
         Raises:
-            ValueError: when the grammar of `p2p_lab.scenes` cannot read the caption.
+            ValueError: If the grammar of `p2p_lab.scenes` cannot read the caption.
         """
         return cls.from_scene(parse(text))
 
@@ -146,7 +146,7 @@ class Wanted:
         """Refuse what the judge has never learned to see.
 
         Raises:
-            ValueError: naming the first unknown word and the nearest known ones.
+            ValueError: If a word is unknown; the message names it and what is near.
         """
         asked = [("object", name, labels.objects) for name in (*self.objects, *self.absent)]
         asked += [("object", name, labels.objects) for name in self.attributes]
@@ -168,10 +168,10 @@ class Finding:
     """Whether a picture holds what was wanted; true in an `if` when it does.
 
     Attributes:
-        objects: the objects wanted are there and the unwanted ones are not.
-        attributes: the objects with a wanted attribute are there and have it.
-        scene: place, time, weather and style are as wanted.
-        failures: a phrase for each thing that is not.
+        objects: The objects wanted are there and the unwanted ones are not.
+        attributes: The objects with a wanted attribute are there and have it.
+        scene: Place, time, weather and style are as wanted.
+        failures: A phrase for each thing that is not.
     """
 
     objects: bool

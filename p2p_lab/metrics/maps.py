@@ -22,7 +22,7 @@ def mask_iou(predicted: Any, truth: Any, *, threshold: float | None = None) -> f
     Args:
         predicted: (H, W) booleans, or with a threshold a map of non-negative weights.
         truth: (H, W) booleans.
-        threshold: a fraction of the map's maximum from which on a position counts as foreground.
+        threshold: A fraction of the map's maximum from which on a position counts as foreground.
     """
     values, target = to_numbers(predicted), to_numbers(truth)
     if threshold is not None:
@@ -47,8 +47,8 @@ def pointing_accuracy(maps: Any, masks: Any) -> float:
     """Return the share of maps whose maximum lies in its mask (the pointing game).
 
     Args:
-        maps: one map (h, w), or a sequence of them.
-        masks: the masks (H, W), as many; their size may differ from the maps'.
+        maps: One map (h, w), or a sequence of them.
+        masks: The masks (H, W), as many; their size may differ from the maps'.
     """
     single = not isinstance(maps, Sequence) and to_numbers(maps).ndim == 2
     pairs = [(maps, masks)] if single else list(zip(maps, masks, strict=True))

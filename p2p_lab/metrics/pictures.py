@@ -76,7 +76,7 @@ def ssim_map(a: Any, b: Any, *, width: int = 11, sigma: float = 1.5) -> Floats:
     weights, c₁ = 0.01², c₂ = 0.03² (Wang et al. 2004), averaged over the channels.
 
     Raises:
-        ValueError: when the pictures are smaller than the window.
+        ValueError: If the pictures are smaller than the window.
     """
     first, second = to_pair(a, b)
     if min(first.shape[:2]) < width:

@@ -60,14 +60,14 @@ class EditSummary:
     """The few numbers that say whether an edit did something, and whether it kept the rest.
 
     Attributes:
-        changed: share of pixels that visibly differ from the source (by a tenth of the range).
-        changed_plain: the same for the plain re-prompt.
+        changed: Share of pixels that visibly differ from the source (by a tenth of the range).
+        changed_plain: The same for the plain re-prompt.
         kept_psnr: PSNR to the source in dB, on the background when a mask was given.
-        kept_psnr_plain: the same for the plain re-prompt.
-        structure: structure distance to the source.
-        structure_plain: the same for the plain re-prompt.
-        inside: share of the visible change that lies in the mask, None without one.
-        verdict: one sentence.
+        kept_psnr_plain: The same for the plain re-prompt.
+        structure: Structure distance to the source.
+        structure_plain: The same for the plain re-prompt.
+        inside: Share of the visible change that lies in the mask, None without one.
+        verdict: One sentence.
     """
 
     changed: float
@@ -114,9 +114,9 @@ def edit_summary(source: Any, plain: Any, edited: Any, mask: Any = None) -> Edit
     """Answer "did anything happen?" for one edit, against the plain re-prompt of the same seed.
 
     Args:
-        source: the source picture.
-        plain: the target prompt's picture from the same seed, uncontrolled.
-        edited: the edit.
+        source: The source picture.
+        plain: The target prompt's picture from the same seed, uncontrolled.
+        edited: The edit.
         mask: (H, W), the object that was to change; the numbers of what was kept then count the
             background only.
     """

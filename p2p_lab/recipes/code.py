@@ -30,13 +30,13 @@ def to_code(recipe: Recipe, edits: Sequence[Edit], source: Run | None = None) ->
     """Return the lines that make an edit.
 
     Args:
-        recipe: what the edit depends on.
-        edits: the edits, from `recipe.edits`.
-        source: the source, for its exact settings. One that no prompt and seed make is called
+        recipe: What the edit depends on.
+        edits: The edits, from `recipe.edits`.
+        source: The source, for its exact settings. One that no prompt and seed make is called
             `source` as it is.
 
     Raises:
-        ValueError: an edit holds what no code can say, such as a mask.
+        ValueError: If an edit holds what no code can say, such as a mask.
     """
     names = sorted({type(one).__name__ for one in edits})
     lines, uses = ["# source = the run that you edited"], list[str]()
@@ -59,7 +59,7 @@ def literal(value: Any) -> str:
     """Write text, numbers, None, and tuples, lists and dicts of these as Python reads them.
 
     Raises:
-        ValueError: the value is something else.
+        ValueError: If the value is something else.
     """
     if value is None or isinstance(value, bool):
         return repr(value)

@@ -21,8 +21,8 @@ def recipe_of(source: Run, target: str, edits: Sequence[Edit], *, base: Recipe) 
     """Return the recipe of a list of edits: the same plan, or an error.
 
     Raises:
-        AlignmentError: a word is in neither prompt, or the prompts cannot be aligned.
-        ValueError: the edits use something that the panel has no control for.
+        AlignmentError: If a word is in neither prompt, or the prompts cannot be aligned.
+        ValueError: If the edits use something that the panel has no control for.
     """
     prompt = model_of(source).prompt(target)
     plan = compile_edits(edits, source.prompt, prompt, source.steps)
@@ -73,12 +73,12 @@ def word_scales(
     """Return weights of words and phrases as weights of single words, those that are not 1.
 
     Args:
-        prompt: the target.
-        scales: word or phrase, occurrence (None for all), weight; weights of one word multiply.
+        prompt: The target.
+        scales: Word or phrase, occurrence (None for all), weight; weights of one word multiply.
 
     Raises:
-        AlignmentError: a word is not in the prompt.
-        ValueError: a weight is that of punctuation, which has no fader.
+        AlignmentError: If a word is not in the prompt.
+        ValueError: If a weight is that of punctuation, which has no fader.
     """
     total: dict[int, float] = {}
     for word, occurrence, scale in scales:

@@ -22,7 +22,7 @@ def to_link(recipe: Recipe) -> str:
     """Return a link that opens a recipe in the page.
 
     Raises:
-        ValueError: the page cannot draw it.
+        ValueError: If the page cannot draw it.
     """
     whats = {
         "a measured picture": recipe.seed is None,
@@ -48,8 +48,8 @@ def read_recipe(text: str) -> Recipe:
     """Read a recipe from JSON, from a link of the page or from a file's name.
 
     Raises:
-        ValueError: it is no recipe, or a part of the link is missing.
-        OSError: the file cannot be read.
+        ValueError: If it is no recipe, or a part of the link is missing.
+        OSError: If the file cannot be read.
     """
     if MARK in text:
         found = unquote(text.strip().split(MARK, 1)[1].split("&")[0])

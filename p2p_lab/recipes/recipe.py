@@ -43,29 +43,29 @@ class Recipe:
     """All that an edit depends on.
 
     Attributes:
-        source: the source's prompt.
-        target: the edit's prompt.
-        seed: of the source's noise; None when a prompt and a seed do not make the source: it was
+        source: The source's prompt.
+        target: The edit's prompt.
+        seed: Of the source's noise; None when a prompt and a seed do not make the source: it was
             measured from a photograph, or is an edit itself.
-        method: how the prompts are aligned; "auto" lets the two prompts decide.
-        cross: end of the cross-attention window, the paper's τ.
-        self_attention: end of the self-attention window.
-        scales: word of the target, occurrence, weight; those that are not 1.
-        blend: source words and target words of a local edit, or None for everywhere.
-        threshold: of the local edit's mask.
-        start: fraction of the schedule before which nothing is blended.
-        mask: a painted mask of a local edit, rows of "0" and "1", or nothing.
-        moves: word of the source, way down, way right, size: objects taken to another place.
-        links: an alignment by hand, pairs of a source token and the target token that it feeds,
+        method: How the prompts are aligned; "auto" lets the two prompts decide.
+        cross: End of the cross-attention window, the paper's τ.
+        self_attention: End of the self-attention window.
+        scales: Word of the target, occurrence, weight; those that are not 1.
+        blend: Source words and target words of a local edit, or None for everywhere.
+        threshold: Of the local edit's mask.
+        start: Fraction of the schedule before which nothing is blended.
+        mask: A painted mask of a local edit, rows of "0" and "1", or nothing.
+        moves: Word of the source, way down, way right, size: objects taken to another place.
+        links: An alignment by hand, pairs of a source token and the target token that it feeds,
             or None for the method's own.
-        joint: what a joint softmax takes in the self-attention window: "maps" or "queries".
-        made_by: what tells that model from others of its name; "" if it is not known.
-        steps: number of denoising steps; None takes the model's.
-        guidance_scale: of source and edit; None takes the model's.
-        negative: the negative prompt.
-        size: height and width; None takes the model's.
-        sampler: name of the sampler.
-        model: name of the model.
+        joint: What a joint softmax takes in the self-attention window: "maps" or "queries".
+        made_by: What tells that model from others of its name; "" if it is not known.
+        steps: Number of denoising steps; None takes the model's.
+        guidance_scale: Of source and edit; None takes the model's.
+        negative: The negative prompt.
+        size: Height and width; None takes the model's.
+        sampler: Name of the sampler.
+        model: Name of the model.
     """
 
     source: str
@@ -95,7 +95,7 @@ class Recipe:
         """Refuse values that no picture can be made with.
 
         Raises:
-            ValueError: a value is of another kind, or outside its range.
+            ValueError: If a value is of another kind, or outside its range.
         """
         texts = (
             self.source,
@@ -144,7 +144,7 @@ class Recipe:
         """Return the edits that the recipe asks for, for two tokenized prompts.
 
         Raises:
-            AlignmentError: a word is in neither prompt, or the prompts cannot be aligned.
+            AlignmentError: If a word is in neither prompt, or the prompts cannot be aligned.
         """
         kind = _aligner(self.method, source, target)
         found: list[Edit] = [
@@ -167,7 +167,7 @@ class Recipe:
         """Return the alignment that the recipe takes: the method's own, or the one by hand.
 
         Raises:
-            AlignmentError: the prompts cannot be aligned, or a link names no token.
+            AlignmentError: If the prompts cannot be aligned, or a link names no token.
         """
         replaces = _aligner(self.method, source, target) is Replace
         found = (align_words if replaces else align_tokens)(source, target)
@@ -227,7 +227,7 @@ class Recipe:
         """Read `to_json` again.
 
         Raises:
-            ValueError: the text is no recipe of this format.
+            ValueError: If the text is no recipe of this format.
         """
         try:
             return decode(Recipe, parse_object(text))

@@ -40,7 +40,7 @@ def dds(
         source: The run to edit; only its picture and prompt count.
         text: The target prompt.
         updates: Number of gradient steps; the paper takes 200.
-        rate: η, in units of the latents.
+        rate: Η, in units of the latents.
         skip: Share of the schedule at the noisy end from which no time t is drawn.
         source_guidance: Guidance under the source prompt; None takes the target's, as the paper.
         guidance_scale: Guidance of the target; None takes the source run's.

@@ -39,8 +39,8 @@ class Levels:
     """How much of picture and of noise is in the latents before each step.
 
     Attributes:
-        signal: a, (T + 1,).
-        noise: s, (T + 1,).
+        signal: The factor a, (T + 1,).
+        noise: The factor s, (T + 1,).
         schedule: The table that they are read from.
     """
 

@@ -23,11 +23,11 @@ class WordStep:
     """The maps of one target word in one step of an edit.
 
     Attributes:
-        source: the source's map that the mapper P feeds to the word, (h, w).
-        target: the target's own map, before the edit.
-        used: what made the picture, after the edit.
-        source_gain: how much of `source` enters, the largest of the word's tokens.
-        target_gain: how much of `target` enters.
+        source: The source's map that the mapper P feeds to the word, (h, w).
+        target: The target's own map, before the edit.
+        used: What made the picture, after the edit.
+        source_gain: How much of `source` enters, the largest of the word's tokens.
+        target_gain: How much of `target` enters.
     """
 
     source: Tensor
@@ -47,7 +47,7 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     to what came out.
 
     Args:
-        run: any run.
+        run: Any run.
         step: 0 … T − 1.
 
     Raises:

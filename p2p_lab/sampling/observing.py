@@ -25,12 +25,12 @@ def observe(
     """Return the maps of one denoising call on a picture with noise.
 
     Args:
-        model: any denoiser of latents or pixels.
-        image: the picture, (3, H, W) in [0, 1].
-        text: what it shows.
-        step: the step whose level of noise is added, 0 (nearly all noise) … steps − 1.
-        steps: how many steps the schedule has.
-        seed: draws the noise.
+        model: Any denoiser of latents or pixels.
+        image: The picture, (3, H, W) in [0, 1].
+        text: What it shows.
+        step: The step whose level of noise is added, 0 (nearly all noise) … steps − 1.
+        steps: How many steps the schedule has.
+        seed: Draws the noise.
 
     Raises:
         ValueError: If there is no such step.
@@ -55,11 +55,11 @@ def maps_of_call(
     """Return the maps of one call of the denoiser, without guidance.
 
     Args:
-        model: any denoiser.
-        latents: what it is given, (1, C, h, w).
-        time: the model's time.
-        conditioning: the encoded prompt, one row.
-        prompt: the prompt, whose tokens are the maps' columns.
+        model: Any denoiser.
+        latents: What it is given, (1, C, h, w).
+        time: The model's time.
+        conditioning: The encoded prompt, one row.
+        prompt: The prompt, whose tokens are the maps' columns.
     """
     sites = find_sites(model.module, (int(latents.shape[-2]), int(latents.shape[-1])))
     controller = Controller(sites, BatchSlices(source=slice(0, 1)))

@@ -54,7 +54,7 @@ def load_atlas() -> tuple[tuple[str, ...], Tensor]:
     Column 0 is the rendered art, column 1 the flat art.
 
     Raises:
-        CorruptAtlas: when the picture does not match the checksum on its card.
+        CorruptAtlas: If the picture does not match the checksum on its card.
     """
     import numpy as np
     from PIL import Image

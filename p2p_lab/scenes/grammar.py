@@ -40,10 +40,10 @@ class Phrase:
     """A word or phrase of a caption and what it describes.
 
     Attributes:
-        start, end: characters of the caption.
+        start, end: Characters of the caption.
         kind: "object", "attribute", "size", "facing", "side", "place", "time", "weather" or
             "style".
-        things: indices into `Scene.things` (empty: the background or the whole picture).
+        things: Indices into `Scene.things` (empty: the background or the whole picture).
     """
 
     start: int
@@ -86,9 +86,9 @@ def caption(scene: Scene, seed: int | None = None, *, detail: bool = False) -> C
     """Return a caption of a scene.
 
     Args:
-        scene: the scene.
-        seed: choose paraphrases at random; `None` gives the plainest wording.
-        detail: say also how large the things are, on which side they stand and whether their
+        scene: The scene.
+        seed: Choose paraphrases at random; `None` gives the plainest wording.
+        detail: Say also how large the things are, on which side they stand and whether their
             art is mirrored ("facing right"): "a large cat on the left facing right in a field".
     """
     rng = random.Random(seed) if seed is not None else None
@@ -182,7 +182,7 @@ def parse(text: str, seed: int = 0) -> Scene:
     """Read a caption back to a scene; what it does not say is drawn from `seed`.
 
     Raises:
-        ValueError: naming the first word that the grammar cannot read.
+        ValueError: If a word cannot be read; the message names the first one.
     """
     words = re.findall(r"[a-z0-9'-]+", text.lower())
     rng = random.Random(seed)

@@ -53,11 +53,11 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 64) -> Pictures:
     """Draw scenes.
 
     Args:
-        scenes: one scene or a sequence.
-        size: side of the pictures in pixels, at most 256.
+        scenes: One scene or a sequence.
+        size: Side of the pictures in pixels, at most 256.
 
     Raises:
-        ValueError: when the size is out of range or there is no scene.
+        ValueError: If the size is out of range or there is no scene.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
     if not scenes:

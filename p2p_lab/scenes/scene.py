@@ -58,10 +58,10 @@ class Scene:
     """A whole picture in numbers; `things` run from back to front.
 
     Attributes:
-        relation: how subject and second stand to one another.
-        degree: how strong the weather is, from 0 to 1.
-        seed: the texture of place and weather (hills, clouds, flakes).
-        named_place: whether a caption says the place.
+        relation: How subject and second stand to one another.
+        degree: How strong the weather is, from 0 to 1.
+        seed: The texture of place and weather (hills, clouds, flakes).
+        named_place: Whether a caption says the place.
     """
 
     things: tuple[Thing, ...]
@@ -115,9 +115,9 @@ def sample_scene(seed: int, world: World | str = "full", *, unseen: bool = False
     """Draw a scene at random.
 
     Args:
-        seed: the same seed gives the same scene on every machine.
-        world: the vocabulary to draw from.
-        unseen: ask for a scene that holds at least one held-out pair; otherwise none does.
+        seed: The same seed gives the same scene on every machine.
+        world: The vocabulary to draw from.
+        unseen: Ask for a scene that holds at least one held-out pair; otherwise none does.
     """
     if isinstance(world, str):
         require(world, tuple(WORLDS), "world named")

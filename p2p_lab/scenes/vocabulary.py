@@ -153,7 +153,7 @@ def require(word: str, known: tuple[str, ...], what: str) -> None:
     """Refuse a word that the world does not have.
 
     Raises:
-        ValueError: with the nearest known words.
+        ValueError: With the nearest known words.
     """
     if word in known:
         return

@@ -29,8 +29,8 @@ class Alignment:
         matched: (L,) bool; whether target token j has a source partner.
         gain: (L,); how much of it target token j takes: 1, or k/m where k source tokens are
             shared out among m target tokens, so that the swapped word keeps its attention mass.
-        source: the source prompt, for printing.
-        target: the target prompt, for printing.
+        source: The source prompt, for printing.
+        target: The target prompt, for printing.
     """
 
     mapper: Tensor
@@ -80,14 +80,14 @@ def align_words(
     (1/m) x the sum of the k columns, written as the mean of the columns times a gain of k/m.
 
     Args:
-        source: the prompt of the source picture.
-        target: the prompt of the edit.
-        pairs: source word or phrase -> target word or phrase, to set the alignment by hand (the
+        source: The prompt of the source picture.
+        target: The prompt of the edit.
+        pairs: Source word or phrase -> target word or phrase, to set the alignment by hand (the
             first place where each stands); the words not named are aligned as above.
         compat: "reference" builds the authors' mapper, quirks included.
 
     Raises:
-        AlignmentError: a paired word is missing, or the prompts share no word to align by.
+        AlignmentError: If a paired word is missing, or the prompts share no word to align by.
     """
     _same_length(source, target)
     if source.parts:
@@ -177,7 +177,7 @@ def word_blocks(source: Prompt, target: Prompt) -> list[Block]:
     """Return which words correspond, as pairs of lists of word numbers, in order.
 
     Raises:
-        AlignmentError: different numbers of words and none in common.
+        AlignmentError: If the prompts differ in length and have no word in common.
     """
     before, after = list(range(len(source.words))), list(range(len(target.words)))
     counts = len(spoken(source, before)), len(spoken(target, after))

@@ -18,11 +18,11 @@ def align_by_hand(base: Alignment, links: Iterable[tuple[int, int]]) -> Alignmen
     own attention. Padding stays as it was found.
 
     Args:
-        base: what was found, as by `align_words` or `align_tokens`.
-        links: pairs (i, j): source token i feeds target token j, both before the padding.
+        base: What was found, as by `align_words` or `align_tokens`.
+        links: Pairs (i, j): source token i feeds target token j, both before the padding.
 
     Raises:
-        AlignmentError: a link names a token that is not there.
+        AlignmentError: If a link names a token that is not there.
     """
     rows, columns = base.source.end, base.target.end
     mapper, matched, gain = base.mapper.clone(), base.matched.clone(), base.gain.clone()

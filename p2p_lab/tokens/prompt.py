@@ -21,14 +21,14 @@ class Prompt:
     """A text, its padded token ids and the tokens of each word.
 
     Attributes:
-        text: the prompt as it was written.
-        ids: token ids, padded to the model's length L.
-        spans: for each word its half-open range of token positions; special tokens are in none.
-        chars: for each word its half-open range of characters of `text`.
-        pieces: for each of the L tokens the text that it shows, special tokens included.
-        specials: positions of the special tokens that frame the text (start, end), not padding.
-        end: number of tokens before the (last) padding.
-        parts: the same text as each of several text encoders reads it, where the model puts their
+        text: The prompt as it was written.
+        ids: Token ids, padded to the model's length L.
+        spans: For each word its half-open range of token positions; special tokens are in none.
+        chars: For each word its half-open range of characters of `text`.
+        pieces: For each of the L tokens the text that it shows, special tokens included.
+        specials: Positions of the special tokens that frame the text (start, end), not padding.
+        end: Number of tokens before the (last) padding.
+        parts: The same text as each of several text encoders reads it, where the model puts their
             tokens one after another (SD3); else empty. Then `spans` are those of the first.
     """
 
@@ -46,13 +46,13 @@ class Prompt:
         """Tokenize a text and find the tokens of each word.
 
         Args:
-            text: the prompt; it may be empty.
-            tokenizer: a fast tokenizer of the transformers library.
-            length: number of tokens L to pad to; the tokenizer's own limit by default.
+            text: The prompt; it may be empty.
+            tokenizer: A fast tokenizer of the transformers library.
+            length: Number of tokens L to pad to; the tokenizer's own limit by default.
 
         Raises:
-            ValueError: the text has more tokens than fit, or the tokenizer states no limit.
-            TypeError: the text is no string, or the tokenizer reports no offsets.
+            ValueError: If the text has more tokens than fit, or the tokenizer states no limit.
+            TypeError: If the text is no string, or the tokenizer reports no offsets.
         """
         if not isinstance(text, str):
             raise TypeError(f"A prompt is a string, got {type(text).__name__}: {text!r:.60}.")
@@ -85,7 +85,7 @@ class Prompt:
         part: a token of one encoder never feeds one of another.
 
         Args:
-            parts: prompts of the same text, in the order of the model's tokens.
+            parts: Prompts of the same text, in the order of the model's tokens.
         """
         first, starts = parts[0], _starts(parts)
         framed = zip(parts, starts, strict=True)
@@ -117,11 +117,11 @@ class Prompt:
         """Return the token positions of a word or phrase, ignoring case.
 
         Args:
-            word: a word or several words in a row, as "polar bear".
+            word: A word or several words in a row, as "polar bear".
             occurrence: 0 is the first place where it stands; None takes all places.
 
         Raises:
-            AlignmentError: it does not stand in the prompt, or not that often.
+            AlignmentError: If it does not stand in the prompt, or not that often.
         """
         if self.parts:
             framed = zip(self.parts, _starts(self.parts), strict=True)
@@ -160,7 +160,7 @@ class Prompt:
         """Return each word with its token positions, in the order of the prompt.
 
         Args:
-            special: add the start and the end token in their places, and the padding at the end.
+            special: Add the start and the end token in their places, and the padding at the end.
         """
         named = [(word, self.tokens_at(i)) for i, word in enumerate(self.words)]
         if not special:

@@ -17,8 +17,8 @@ def reference_tokens_of(prompt: Prompt, word: str | int) -> list[int]:
     The quirk: punctuation, double spaces or a phrase give no token, without any error.
 
     Args:
-        prompt: the prompt to look in.
-        word: the word exactly as it stands between two spaces, or its number.
+        prompt: The prompt to look in.
+        word: The word exactly as it stands between two spaces, or its number.
     """
     words = prompt.text.split(" ")
     wanted = {i for i, w in enumerate(words) if w == word} if isinstance(word, str) else {word}
@@ -44,7 +44,7 @@ def reference_swap_mapper(source: Prompt, target: Prompt) -> Tensor:
     in its k x m block.
 
     Raises:
-        AlignmentError: the prompts have different numbers of words.
+        AlignmentError: If the prompts have different numbers of words.
     """
     before, after = source.text.split(" "), target.text.split(" ")
     if len(before) != len(after):

@@ -31,8 +31,8 @@ def build(config: TrainConfig, tokenizer: CLIPTokenizer | None = None) -> Parts:
     """Make a pipeline's parts with fresh parameters, drawn from `config.seed`.
 
     Args:
-        config: of the run.
-        tokenizer: to use; None: one learned from the captions.
+        config: Of the run.
+        tokenizer: To use; None: one learned from the captions.
     """
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     tokenizer = tokenizer or build_tokenizer(config.vocabulary, config.length)
@@ -113,7 +113,7 @@ def open_start(start: str) -> StableDiffusion:
     """Open the model that a run goes on from.
 
     Args:
-        start: name or folder of the model, as `p2p_lab.load` takes it.
+        start: Name or folder of the model, as `p2p_lab.load` takes it.
 
     Raises:
         ModelError: If there is no such model, or its file is damaged.
@@ -129,9 +129,9 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
     """Copy a trained model's weights into a pipeline's parts.
 
     Args:
-        parts: of the same shapes. They may have more tokens, whose embeddings stay fresh, and more
+        parts: Of the same shapes. They may have more tokens, whose embeddings stay fresh, and more
             latent channels, which the U-Net ignores at first; then they keep their autoencoder.
-        trained: the model to go on from.
+        trained: The model to go on from.
 
     Raises:
         ValueError: If the shapes differ otherwise.

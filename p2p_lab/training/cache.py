@@ -43,7 +43,7 @@ class Group:
         latents: (G, C, h, w) in half precision.
         cover: (G, 1, h, w) in [0, 255].
         masks: (M, h, w) in [0, 255], of all scenes.
-        short, long: captions of each scene.
+        short, long: Captions of each scene.
     """
 
     latents: Tensor
@@ -132,9 +132,9 @@ def make_group(config: TrainConfig, vae: AutoencoderKL, first: int) -> Group:
     """Draw a group of scenes and encode it.
 
     Args:
-        config: of the run.
-        vae: its encoder is used.
-        first: seed of the first scene.
+        config: Of the run.
+        vae: Its encoder is used.
+        first: Seed of the first scene.
     """
     scenes = [_any_degree(sample_scene(first + i, config.world)) for i in range(GROUP)]
     pictures = render(scenes, config.picture_size)

@@ -42,17 +42,17 @@ def train_cascade(
     """Train a cascade, going on from whatever checkpoints lie in `out`.
 
     Args:
-        config: what to train.
-        out: folder of checkpoints, logs and sample grids.
+        config: What to train.
+        out: Folder of checkpoints, logs and sample grids.
         device: "auto", "cpu" or "cuda".
-        workers: processes that draw scenes ahead (0: draw in the training process).
+        workers: Processes that draw scenes ahead (0: draw in the training process).
         precision: "no", "bf16" or "fp16" (autocast).
 
     Returns:
         The trained parts, with averaged weights, on the CPU.
 
     Raises:
-        ResumeError: when `out` holds a run with another configuration.
+        ResumeError: If `out` holds a run with another configuration.
     """
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
@@ -157,8 +157,8 @@ class _Denoise:
         Args:
             images: (B, 3, S, S) in [−1, 1].
             text: (B, L, D).
-            batch: their words and what things cover, at S.
-            generator: of times and noise.
+            batch: Their words and what things cover, at S.
+            generator: Of times and noise.
             beside: (B, 3, S, S), further channels of the input.
             level: (B,), their noise level.
         """
@@ -203,7 +203,7 @@ def denoising_loss(
         noise: (B, 3, S, S), what was added.
         alpha_bar: (B, 1, 1, 1).
         cover: (B, 1, S, S), where the things are.
-        config: of the run.
+        config: Of the run.
     """
     ratio = alpha_bar / (1 - alpha_bar)
     weight, target = ratio.clamp_max(5.0) / ratio, noise

@@ -71,7 +71,7 @@ def build_t5_tokenizer(config: CascadeConfig) -> T5Tokenizer:
     one token and rare ones two or more.
 
     Raises:
-        ValueError: when the vocabulary cannot hold the letters.
+        ValueError: If the vocabulary cannot hold the letters.
     """
     fewest = len(MARKS) + len(LETTERS) + 1
     if config.vocabulary < fewest:

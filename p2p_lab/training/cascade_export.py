@@ -107,13 +107,13 @@ def save_cascade(
     """Write both stages, their vocabulary and cards; the folder appears whole or not at all.
 
     Args:
-        parts: trained models, on the CPU.
-        config: of the run.
-        folder: to make; must not exist (versions are immutable).
-        facts: for the card: command, log digests, metrics.
+        parts: Trained models, on the CPU.
+        config: Of the run.
+        folder: To make; must not exist (versions are immutable).
+        facts: For the card: command, log digests, metrics.
 
     Raises:
-        FileExistsError: when the folder is there already.
+        FileExistsError: If the folder is there already.
     """
     with new_version(folder) as draft:
         for stage, pipeline, place in (

@@ -51,12 +51,12 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     """Write one checkpoint; the last whole one stays until this one is whole.
 
     Args:
-        folder: of the stage.
-        tensors: everything to keep.
+        folder: Of the stage.
+        tensors: Everything to keep.
         state: JSON values; must hold "step" and "digest".
 
     Raises:
-        OSError: when the disk is full, with what is still whole.
+        OSError: If the disk is full, with what is still whole.
     """
     final = folder / f"step-{state['step']}"
     place = _free(final)
@@ -89,7 +89,7 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[dict[str, Tensor], dict[
     A damaged one is passed over with a warning.
 
     Raises:
-        ResumeError: when it was made with another configuration, or all are damaged.
+        ResumeError: If it was made with another configuration, or all are damaged.
     """
     damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
@@ -114,12 +114,12 @@ def begin_run(out: Path, digest: str, settings: Mapping[str, Any]) -> None:
     """Make a run's folder and write its settings to config.json.
 
     Args:
-        out: the folder.
-        digest: of the configuration, as checkpoints carry it.
-        settings: the configuration's fields.
+        out: The folder.
+        digest: Of the configuration, as checkpoints carry it.
+        settings: The configuration's fields.
 
     Raises:
-        ResumeError: when `out` holds a run with another configuration, which stays as it was.
+        ResumeError: If `out` holds a run with another configuration, which stays as it was.
     """
     if out.is_dir():
         for stage in sorted(path for path in out.iterdir() if path.is_dir()):

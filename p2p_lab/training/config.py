@@ -24,19 +24,19 @@ class RunConfig:
     """What every run is made of, whatever it trains.
 
     Attributes:
-        size: name of the kind of run.
-        world: vocabulary of `p2p_lab.scenes` to draw from.
-        picture_size: side of the pictures in pixels.
-        text_width, text_layers: the text encoder.
-        length: tokens of a prompt, padding included.
-        vocabulary: entries of the tokenizer.
-        batch: pictures a step over all processes.
-        hours: wall time of the whole run; the schedule follows the clock.
-        pictures: number of pictures of each stage; if set it replaces the clock.
-        supervision: weight of the loss that asks a word's map to cover its mask.
-        object_weight: extra weight of the loss inside objects.
-        prompt_dropout: share of captions left empty, for guidance.
-        seed: of parameters, scenes and noise.
+        size: Name of the kind of run.
+        world: Vocabulary of `p2p_lab.scenes` to draw from.
+        picture_size: Side of the pictures in pixels.
+        text_width, text_layers: The text encoder.
+        length: Tokens of a prompt, padding included.
+        vocabulary: Entries of the tokenizer.
+        batch: Pictures a step over all processes.
+        hours: Wall time of the whole run; the schedule follows the clock.
+        pictures: Number of pictures of each stage; if set it replaces the clock.
+        supervision: Weight of the loss that asks a word's map to cover its mask.
+        object_weight: Extra weight of the loss inside objects.
+        prompt_dropout: Share of captions left empty, for guidance.
+        seed: Of parameters, scenes and noise.
     """
 
     size: str = "small"
@@ -80,24 +80,24 @@ class TrainConfig(RunConfig):
     """Everything that decides what a latent model learns.
 
     Attributes:
-        encoder: fixed principal components of patches ("patches"; "nested": those of the halved
+        encoder: Fixed principal components of patches ("patches"; "nested": those of the halved
             picture first), or learned with the decoder.
-        decoder_world: vocabulary of the scenes that the decoder learns on; empty: `world`.
-        decoder_pictures: number of pictures of the decoder's stage; 0: as `pictures`.
-        crop: side in pixels of the windows that the decoder learns on; 0: whole pictures.
-        latent_noise: deviation of the noise under the decoder while it learns; 0: the encoder's.
-        detail_weight: of the loss of the channels beyond a nested encoder's first eight.
-        long_captions: share of captions that say size, side and facing of each thing too.
-        neutral_padding: share of captions whose padding says nothing, as an empty prompt's does,
+        decoder_world: Vocabulary of the scenes that the decoder learns on; empty: `world`.
+        decoder_pictures: Number of pictures of the decoder's stage; 0: as `pictures`.
+        crop: Side in pixels of the windows that the decoder learns on; 0: whole pictures.
+        latent_noise: Deviation of the noise under the decoder while it learns; 0: the encoder's.
+        detail_weight: Of the loss of the channels beyond a nested encoder's first eight.
+        long_captions: Share of captions that say size, side and facing of each thing too.
+        neutral_padding: Share of captions whose padding says nothing, as an empty prompt's does,
             so that the words themselves must be read.
-        cached: number of scenes whose latents are kept on disk and used again; 0: none.
-        vae_factor: of the learning rates while the autoencoder learns.
-        vae_channels, unet_channels: channels of each resolution level.
-        latent_channels: channels of the latents.
-        unet_layers: residual blocks a level.
-        heads: attention heads.
-        autoencoder_share: part of the time that the autoencoder gets.
-        warm_start: name or folder of a trained model of the same shape to go on from, its
+        cached: Number of scenes whose latents are kept on disk and used again; 0: none.
+        vae_factor: Of the learning rates while the autoencoder learns.
+        vae_channels, unet_channels: Channels of each resolution level.
+        latent_channels: Channels of the latents.
+        unet_layers: Residual blocks a level.
+        heads: Attention heads.
+        autoencoder_share: Part of the time that the autoencoder gets.
+        warm_start: Name or folder of a trained model of the same shape to go on from, its
             autoencoder kept as it is; empty: from nothing.
     """
 
@@ -130,14 +130,14 @@ class CascadeConfig(RunConfig):
     """Everything that decides what a cascade in pixel space learns.
 
     Attributes:
-        base_size: side in pixels of the pictures that the base stage draws.
-        base_channels, super_channels: channels of each resolution level of the two U-Nets.
-        unet_layers: residual blocks a level.
-        head_width: channels of one attention head.
-        prediction: what the U-Nets tell: the velocity, or the noise (as in the paper), from which
+        base_size: Side in pixels of the pictures that the base stage draws.
+        base_channels, super_channels: Channels of each resolution level of the two U-Nets.
+        unet_layers: Residual blocks a level.
+        head_width: Channels of one attention head.
+        prediction: What the U-Nets tell: the velocity, or the noise (as in the paper), from which
             a picture that is nearly noise cannot be read well: its error is divided by √ᾱ.
-        base_share: part of the time that the base stage gets, the super stage the rest.
-        noise_levels: the small picture under the super stage is noised to a level drawn from
+        base_share: Part of the time that the base stage gets, the super stage the rest.
+        noise_levels: The small picture under the super stage is noised to a level drawn from
             0 to here, of 1000.
     """
 

@@ -38,7 +38,7 @@ class Batch:
         images: (B, 3, S, S) in [−1, 1]; (B, C, h, w) if they are latents from a cache.
         ids: (B, L) tokens of the prompts.
         cover: (B, 1, h, w) what things cover.
-        words: the supervised words.
+        words: The supervised words.
     """
 
     images: Tensor
@@ -65,11 +65,11 @@ def draw_batch(
     """Return pictures with their prompts and true masks; some prompts are left empty.
 
     Args:
-        config: of the run.
-        tokenizer: any that tells character offsets.
-        first: seed of the first scene.
-        count: number of scenes.
-        side: of the masks; None: what the first network denoises, along one side.
+        config: Of the run.
+        tokenizer: Any that tells character offsets.
+        first: Seed of the first scene.
+        count: Number of scenes.
+        side: Of the masks; None: what the first network denoises, along one side.
     """
     scenes = [sample_scene(first + i, config.world) for i in range(count)]
     pictures = render(scenes, config.picture_size)

@@ -24,13 +24,13 @@ def save(parts: Parts, config: TrainConfig, folder: Path, facts: dict[str, Any])
     """Write the pipeline, its vocabulary and its card; the folder appears whole or not at all.
 
     Args:
-        parts: trained models, on the CPU.
-        config: of the run.
-        folder: to make; must not exist (versions are immutable).
-        facts: for the card: command, log digest, metrics.
+        parts: Trained models, on the CPU.
+        config: Of the run.
+        folder: To make; must not exist (versions are immutable).
+        facts: For the card: command, log digest, metrics.
 
     Raises:
-        FileExistsError: when the folder is there already.
+        FileExistsError: If the folder is there already.
     """
     with new_version(folder) as draft:
         save_pipeline(assemble(parts), draft)
@@ -56,7 +56,7 @@ def new_version(folder: Path) -> Iterator[Path]:
     """Give a draft folder to write a version to; it gets its name when all of it is written.
 
     Raises:
-        FileExistsError: when the folder is there already.
+        FileExistsError: If the folder is there already.
     """
     if folder.exists():
         raise FileExistsError(

@@ -33,10 +33,10 @@ def batches(
     """Return a function from the first step to this process's endless batches.
 
     Args:
-        draw: from a first scene seed and a number of scenes to a batch.
-        config: of the run.
-        accelerator: tells how many processes share a batch.
-        workers: processes that draw ahead (0: none).
+        draw: From a first scene seed and a number of scenes to a batch.
+        config: Of the run.
+        accelerator: Tells how many processes share a batch.
+        workers: Processes that draw ahead (0: none).
     """
     share = config.batch // accelerator.num_processes
     offset = accelerator.process_index * share

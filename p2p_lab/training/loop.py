@@ -45,19 +45,19 @@ def train(
     """Train a pipeline, going on from whatever checkpoints lie in `out`.
 
     Args:
-        config: what to train.
-        out: folder of checkpoints, logs and sample grids.
+        config: What to train.
+        out: Folder of checkpoints, logs and sample grids.
         device: "auto", "cpu" or "cuda".
-        workers: processes that draw scenes ahead (0: draw in the training process).
+        workers: Processes that draw scenes ahead (0: draw in the training process).
         precision: "no", "bf16" or "fp16" (autocast).
-        stages: which to train. With a fixed encoder the two need nothing of one another and can
+        stages: Which to train. With a fixed encoder the two need nothing of one another and can
             run at once, each in a process of its own; a last call with both joins them.
 
     Returns:
         The trained parts, with averaged weights, on the CPU.
 
     Raises:
-        ResumeError: when `out` holds a run with another configuration.
+        ResumeError: If `out` holds a run with another configuration.
     """
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
@@ -165,7 +165,7 @@ def reconstruction_loss(difference: Tensor, cover: Tensor, object_weight: float)
     Args:
         difference: (B, 3, S, S).
         cover: (B, 1, S, S), where the things are: they count more.
-        object_weight: how much more.
+        object_weight: How much more.
     """
     weight = (1 + object_weight * cover) / (1 + object_weight * cover.mean())
     absolute = (weight * difference.abs()).mean() + _edges(weight * difference)
@@ -316,7 +316,7 @@ def _velocity_loss(errors: Tensor, alpha_bar: Tensor, cover: Tensor, config: Tra
         errors: (B, C, h, w), squared, of the velocity.
         alpha_bar: (B, 1, 1, 1).
         cover: (B, 1, h, w), where the things are.
-        config: of the run.
+        config: Of the run.
     """
     ratio = alpha_bar / (1 - alpha_bar)
     weight = ratio.clamp_max(5.0) / (ratio + 1)

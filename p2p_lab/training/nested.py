@@ -57,7 +57,7 @@ def coarse_map(pixels: Tensor, start: Any | None) -> Tensor:
 
     Args:
         pixels: (B, 3, 128, 128) to fit on.
-        start: the autoencoder of a 64-pixel model, or None: principal components of the halved
+        start: The autoencoder of a 64-pixel model, or None: principal components of the halved
             pictures, as that model's own.
     """
     small = F.avg_pool2d(pixels, 2)
@@ -112,9 +112,9 @@ def install_nested_encoder(vae: AutoencoderKL, config: TrainConfig, start: Any |
     """Write the fixed encoder into an autoencoder with three downsamplings.
 
     Args:
-        vae: to change.
-        config: of the run.
-        start: the autoencoder of a 64-pixel model whose channels come first, or None.
+        vae: To change.
+        config: Of the run.
+        start: The autoencoder of a 64-pixel model whose channels come first, or None.
 
     Raises:
         ValueError: If the channels cannot hold the patches.

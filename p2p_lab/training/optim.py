@@ -93,7 +93,7 @@ class Optimiser:
         """Update all parameters; return the norm of the averaged gradient.
 
         Args:
-            factor: of the learning rates, from the schedule.
+            factor: Of the learning rates, from the schedule.
         """
         parameters = self.matrices + self.rest
         for p in parameters:

@@ -65,7 +65,7 @@ def install_patch_encoder(vae: AutoencoderKL, config: TrainConfig) -> None:
     """Write the fixed encoder into an autoencoder with two downsamplings.
 
     Raises:
-        ValueError: when the channels cannot hold the patches.
+        ValueError: If the channels cannot hold the patches.
     """
     if len(config.vae_channels) != 3 or config.vae_channels[0] < 12 or config.vae_channels[1] < 48:
         raise ValueError(

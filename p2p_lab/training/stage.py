@@ -61,13 +61,13 @@ class Stage:
     """What a stage trains and how long; `seconds` or `pictures` ends it, whichever is set.
 
     Attributes:
-        name: of its folder.
-        module: holds all trained parameters.
-        loss: from a batch to a scalar loss and numbers for the log.
-        batches: from the first step to an endless iterator of this process's batches.
-        preview: called with the averaged weights in place after each checkpoint.
-        rate: factor of the learning rates.
-        inner: which parameters Muon takes; Adam takes the others.
+        name: Of its folder.
+        module: Holds all trained parameters.
+        loss: From a batch to a scalar loss and numbers for the log.
+        batches: From the first step to an endless iterator of this process's batches.
+        preview: Called with the averaged weights in place after each checkpoint.
+        rate: Factor of the learning rates.
+        inner: Which parameters Muon takes; Adam takes the others.
     """
 
     name: str

@@ -144,8 +144,8 @@ def supervision_loss(maps: list[Tensor], words: Words, weight: Tensor) -> Tensor
     """Return the mean loss over sites and words.
 
     Args:
-        maps: one (B, P, L) a site.
-        words: the supervised words.
+        maps: One (B, P, L) a site.
+        words: The supervised words.
         weight: (B,) how much each picture counts (small when it is nearly noise).
     """
     if len(words.picture) == 0:

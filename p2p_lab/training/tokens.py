@@ -25,8 +25,8 @@ def learn_merges(words: Mapping[str, tuple[list[str], int]], number: int) -> lis
     """Return the most frequent pairs, one after the other (Sennrich et al. 2016).
 
     Args:
-        words: the symbols of each word and how often it occurs.
-        number: of merges; fewer when no pair is left.
+        words: The symbols of each word and how often it occurs.
+        number: Of merges; fewer when no pair is left.
     """
     parts = {word: symbols for word, (symbols, _) in words.items()}
     merges: list[Pair] = []
@@ -67,8 +67,8 @@ def build_tokenizer(vocabulary: int, length: int) -> CLIPTokenizer:
     Common words become one token, rare ones two or more; any text can be encoded.
 
     Args:
-        vocabulary: number of entries.
-        length: tokens of a prompt, padding included.
+        vocabulary: Number of entries.
+        length: Tokens of a prompt, padding included.
 
     Raises:
         ValueError: If the vocabulary cannot hold the bytes.
@@ -105,8 +105,8 @@ def extend_tokenizer(tokenizer: Any, words: Iterable[str]) -> CLIPTokenizer:
     Bytes that have no symbol yet get one too.
 
     Args:
-        tokenizer: a byte-level BPE tokenizer.
-        words: lower-case words.
+        tokenizer: A byte-level BPE tokenizer.
+        words: Lower-case words.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     entries = sorted(model["vocab"], key=model["vocab"].__getitem__)

@@ -28,7 +28,7 @@ class Drafts:
     """Draw drafts of the edits of one source, and keep them.
 
     Attributes:
-        seconds: how long the quickest took, for a machine may be busy; None before the first.
+        seconds: How long the quickest took, for a machine may be busy; None before the first.
     """
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class Drafts:
         """Return the draft of an edit.
 
         Args:
-            recipe: what to do.
-            run: the source.
-            cancel: asked before each step whether to stop.
+            recipe: What to do.
+            run: The source.
+            cancel: Asked before each step whether to stop.
 
         Raises:
-            ValueError: the recipe does not fit the source.
-            Cancelled: it was asked to stop.
+            ValueError: If the recipe does not fit the source.
+            Cancelled: If it was asked to stop.
         """
         source, wanted = self.source(run, cancel), draft_recipe(recipe)
         if wanted not in self._kept:

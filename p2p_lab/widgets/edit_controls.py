@@ -42,12 +42,12 @@ class EditControls:
         changed: Called after a reader has moved a control, with its name.
 
     Attributes:
-        fields: the controls by name.
-        faders: the words' faders, by label.
-        desk: the row of faders.
-        mask_stage: the local edit's mask, seen or painted.
-        mover: the object that is dragged.
-        grid: the alignment.
+        fields: The controls by name.
+        faders: The words' faders, by label.
+        desk: The row of faders.
+        mask_stage: The local edit's mask, seen or painted.
+        mover: The object that is dragged.
+        grid: The alignment.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class EditControls:
         """Give every word of the target a fader; a word that was there keeps its weight.
 
         Raises:
-            ValueError: the target is no prompt that the model can read.
+            ValueError: If the target is no prompt that the model can read.
         """
         prompt = self.model.prompt(recipe.target)
         there = [one for one in recipe.scales if len(prompt.find(one[0])) > one[1]]
@@ -118,7 +118,7 @@ class EditControls:
         """Return what the controls are set to.
 
         Raises:
-            ValueError: the target is no prompt that the model can read, or a local edit is
+            ValueError: If the target is no prompt that the model can read, or a local edit is
                 asked for without a word, or with one that is not there.
         """
         value = {name: field.value for name, field in self.fields.items()}
@@ -147,7 +147,7 @@ class EditControls:
         """Return the words of the local edit, if there is one.
 
         Raises:
-            ValueError: there is no word and no painted mask, or a word is in neither prompt.
+            ValueError: If there is no word and no painted mask, or a word is in neither prompt.
         """
         if not value["blend"]:
             return None
@@ -259,7 +259,7 @@ class EditControls:
         """Return the recipes of all stops of a slider or fader, the nearest to its value first.
 
         Raises:
-            ValueError: the other controls cannot be made to a recipe.
+            ValueError: If the other controls cannot be made to a recipe.
         """
         label = name.removeprefix("fader ")
         slider = self.faders.get(label) if name.startswith("fader ") else None

@@ -60,7 +60,7 @@ def set_value(control: Any, value: Any) -> None:
     """Set a control to a value, and widen its range where the value lies outside.
 
     Raises:
-        ValueError: the control cannot hold the value.
+        ValueError: If the control cannot hold the value.
     """
     if hasattr(control, "min") and isinstance(value, (int, float)):
         control.min, control.max = min(control.min, value), max(control.max, value)

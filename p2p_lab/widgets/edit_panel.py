@@ -52,14 +52,14 @@ class EditPanel(Panel):
             picture is always made at once.
 
     Attributes:
-        run: the source.
-        edited: the newest finished edit.
-        recipe: what made it, all of it.
-        controls: what a reader can move.
-        folds: what can be opened below.
+        run: The source.
+        edited: The newest finished edit.
+        recipe: What made it, all of it.
+        controls: What a reader can move.
+        folds: What can be opened below.
 
     Raises:
-        ValueError: the first edit cannot be made; later ones say why in the status line.
+        ValueError: If the first edit cannot be made; later ones say why in the status line.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EditPanel(Panel):
         """Open a panel with a saved recipe: a `Recipe`, its JSON, its file, or a link of the page.
 
         Raises:
-            ValueError: it is no recipe, or needs the run of a photograph.
+            ValueError: If it is no recipe, or needs the run of a photograph.
         """
         if not isinstance(recipe, Recipe):
             recipe = read_recipe(str(recipe))
@@ -183,7 +183,7 @@ class EditPanel(Panel):
         """Go on with a recipe that was saved.
 
         Raises:
-            ValueError: it belongs to another source than the one that this panel was given.
+            ValueError: If it belongs to another source than the one that this panel was given.
         """
         if self._source_run is not None and recipe.source != self._source_run.prompt.text:
             raise ValueError(
@@ -224,7 +224,7 @@ class EditPanel(Panel):
         """Make the picture that the controls ask for; only the newest request is shown.
 
         Args:
-            moved: the control that was moved, whose other stops are drawn ahead afterwards.
+            moved: The control that was moved, whose other stops are drawn ahead afterwards.
         """
         if moved in ("", "source", "target"):
             with self.handling():
@@ -288,7 +288,7 @@ class EditPanel(Panel):
         """Return what made the picture that is shown.
 
         Raises:
-            ValueError: it is a draft.
+            ValueError: If it is a draft.
         """
         if self._draft_shown:
             raise ValueError("What is shown is a draft. Wait for the final picture, then save.")

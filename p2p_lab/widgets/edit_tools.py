@@ -31,9 +31,9 @@ class EditTools:
         controls: The panel's controls, which stand in the boxes.
 
     Attributes:
-        boxes: the boxes by name.
-        compare: any two of the pictures with a line between them.
-        steps: the edit step by step, None before it is opened.
+        boxes: The boxes by name.
+        compare: Any two of the pictures with a line between them.
+        steps: The edit step by step, None before it is opened.
     """
 
     def __init__(self, controls: EditControls) -> None:
@@ -83,11 +83,11 @@ class EditTools:
         """Bring the tools that are open up to the newest pictures.
 
         Args:
-            opened: their names.
-            recipe: what made the edit.
-            source: the source.
-            edited: the edit.
-            more: further pictures to compare, by name.
+            opened: Their names.
+            recipe: What made the edit.
+            source: The source.
+            edited: The edit.
+            more: Further pictures to compare, by name.
         """
         if LOCAL in opened:
             self._show_mask(edited)

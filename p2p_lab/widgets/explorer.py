@@ -30,14 +30,14 @@ class AttentionExplorer(Panel):
 
     Args:
         run: A run that recorded its maps; with a tape also single steps, heads, self-attention.
-        truth: word -> true mask (H, W): its outline and scores are shown.
+        truth: Word -> true mask (H, W): its outline and scores are shown.
 
     Attributes:
-        view: what is shown now, as data.
-        fields: the controls by name: kind, site, step, head, which, look, shared.
+        view: What is shown now, as data.
+        fields: The controls by name: kind, site, step, head, which, look, shared.
 
     Raises:
-        ValueError: the run recorded no maps, or a true mask names a word that is not there.
+        ValueError: If the run recorded no maps, or a true mask names a word that is not there.
     """
 
     def __init__(self, run: Run, truth: Mapping[str, Any] | None = None) -> None:
@@ -106,7 +106,7 @@ class AttentionExplorer(Panel):
         """Keep the map of a word shown, as a click on it does; "" for none.
 
         Raises:
-            ValueError: there is no such word.
+            ValueError: If there is no such word.
         """
         if word and word not in self.view.labels:
             raise ValueError(f"There is no map of {word!r}; there are: {list(self.view.labels)}.")
@@ -122,7 +122,7 @@ class AttentionExplorer(Panel):
         """Show which words a place of the maps looks at, and return their shares: a row of M.
 
         Raises:
-            ValueError: the maps are those of places, or have no such place.
+            ValueError: If the maps are those of places, or have no such place.
         """
         rows = self.view.rows
         if rows is None or not (0 <= row < rows.shape[1] and 0 <= column < rows.shape[2]):

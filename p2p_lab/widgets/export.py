@@ -17,9 +17,9 @@ class Frame:
     """One picture that a panel has shown.
 
     Attributes:
-        image: the picture.
-        caption: its prompt.
-        note: what made it.
+        image: The picture.
+        caption: Its prompt.
+        note: What made it.
     """
 
     image: Image.Image

@@ -48,10 +48,10 @@ class Guess:
     """One question with its answers.
 
     Attributes:
-        id: the lesson's number and a name.
-        options: the answers.
-        buttons: the widget's part with the answers; `chosen` is −1 until one is pressed.
-        box: the widget.
+        id: The lesson's number and a name.
+        options: The answers.
+        buttons: The widget's part with the answers; `chosen` is −1 until one is pressed.
+        box: The widget.
     """
 
     def __init__(self, question: str, options: Sequence[str]) -> None:
@@ -93,15 +93,15 @@ def guess(question: str, options: Sequence[str]) -> Guess:
     """Ask for a guess, and hide the next cell's output until one is made.
 
     Args:
-        question: the lesson's number and a name, as "02.radical".
-        options: the answers, in the order of the lesson's text.
+        question: The lesson's number and a name, as "02.radical".
+        options: The answers, in the order of the lesson's text.
 
     Returns:
         A `Guess`, shown at the end of a cell.
 
     Raises:
-        KeyError: there is no such question.
-        ValueError: the right answer is not among so few options.
+        KeyError: If there is no such question.
+        ValueError: If the right answer is not among so few options.
     """
     if question not in ANSWERS:
         raise KeyError(f"There is no question {question!r}. There are: {', '.join(ANSWERS)}.")
@@ -138,7 +138,7 @@ def guesses(lesson: str = "") -> Tally:
     """Return how many guesses of a lesson were right so far.
 
     Args:
-        lesson: its number, as "02"; "" takes all.
+        lesson: Its number, as "02"; "" takes all.
     """
     found = [one for one in _asked.values() if lesson in ("", one.id.split(".")[0])]
     return Tally(found)

@@ -40,14 +40,14 @@ class InversionPanel(Panel):
             is given is inverted at once.
 
     Attributes:
-        run: the newest inversion, None before the first.
-        photo: the picture at the model's size, None before the first.
-        table: method, reconstruction in dB and seconds of each inversion of this picture.
-        fields: the controls by name: upload, text, method.
-        editor: the edit panel of the newest inversion that was opened, None before that.
+        run: The newest inversion, None before the first.
+        photo: The picture at the model's size, None before the first.
+        table: Method, reconstruction in dB and seconds of each inversion of this picture.
+        fields: The controls by name: upload, text, method.
+        editor: The edit panel of the newest inversion that was opened, None before that.
 
     Raises:
-        ValueError: the picture that is given cannot be inverted; later ones say why.
+        ValueError: If the picture that is given cannot be inverted; later ones say why.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class InversionPanel(Panel):
         """Return picture and reconstruction side by side.
 
         Raises:
-            ValueError: nothing was inverted yet.
+            ValueError: If nothing was inverted yet.
         """
         if self.run is None or self.photo is None:
             raise ValueError("Nothing was inverted yet.")

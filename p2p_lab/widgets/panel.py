@@ -31,8 +31,8 @@ class Panel:
         threaded: Whether requests run beside the kernel; None: where there is a kernel.
 
     Attributes:
-        box: the widget.
-        status: the line that says what happens, and what went wrong.
+        box: The widget.
+        status: The line that says what happens, and what went wrong.
     """
 
     def __init__(self, *, threaded: bool | None = None) -> None:
@@ -75,8 +75,8 @@ class Panel:
         Errors end in the status line, and the panel stays usable.
 
         Args:
-            job: what to do.
-            ahead: what to make ready afterwards, as long as nothing else is asked for.
+            job: What to do.
+            ahead: What to make ready afterwards, as long as nothing else is asked for.
         """
         self.worker.submit(
             lambda token: self._do(job, token),
@@ -95,8 +95,8 @@ class Panel:
         """Wait until the panel has nothing to do; return whether that was so in time (seconds).
 
         Args:
-            timeout: how long; None waits for ever.
-            ahead: wait also for what is made ready ahead.
+            timeout: How long; None waits for ever.
+            ahead: Wait also for what is made ready ahead.
         """
         return self.worker.wait(timeout, ahead=ahead)
 
@@ -106,9 +106,9 @@ class Panel:
         """Return an `on_step` that moves the progress bar, and draws what is there so far.
 
         Args:
-            token: the request that is reported.
-            what: what it does.
-            draw: takes the picture so far, a few times a second; None draws nothing.
+            token: The request that is reported.
+            what: What it does.
+            draw: Takes the picture so far, a few times a second; None draws nothing.
         """
         drawn = float("-inf")
 

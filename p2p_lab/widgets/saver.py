@@ -18,14 +18,14 @@ class Saver:
     """Keep the newest pictures of a panel, and write those that are ticked.
 
     Args:
-        say: shows a sentence.
-        recipe: returns what the shown picture was made with.
-        reopen: sets the panel to a recipe.
-        guard: a context in which errors are shown.
+        say: Shows a sentence.
+        recipe: Returns what the shown picture was made with.
+        reopen: Sets the panel to a recipe.
+        guard: A context in which errors are shown.
 
     Attributes:
-        frames: the pictures, the source first.
-        box: the widget.
+        frames: The pictures, the source first.
+        box: The widget.
     """
 
     def __init__(

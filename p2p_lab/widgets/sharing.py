@@ -15,15 +15,15 @@ class Sharing:
     """Show and copy the code and the link of the newest final picture.
 
     Args:
-        say: shows a sentence.
-        guard: a context in which errors are shown.
-        code: returns the lines.
-        recipe: returns what made the final picture.
-        waits: returns whether the final picture is still to come.
+        say: Shows a sentence.
+        guard: A context in which errors are shown.
+        code: Returns the lines.
+        recipe: Returns what made the final picture.
+        waits: Returns whether the final picture is still to come.
 
     Attributes:
-        box: what was asked for, hidden before.
-        code_button, link_button: ask for it.
+        box: What was asked for, hidden before.
+        code_button, link_button: Ask for it.
     """
 
     def __init__(

@@ -27,10 +27,10 @@ class Cell:
     """One picture of a step.
 
     Attributes:
-        image: the picture.
-        title: what it is.
-        note: its numbers.
-        lit: whether it is what the plan takes in this step.
+        image: The picture.
+        title: What it is.
+        note: Its numbers.
+        lit: Whether it is what the plan takes in this step.
     """
 
     image: Image.Image
@@ -49,10 +49,10 @@ class StepPanel(Panel):
             the second one.
 
     Attributes:
-        fields: the controls by name: step (from 1) and word.
+        fields: The controls by name: step (from 1) and word.
 
     Raises:
-        ValueError: the run was loaded without its model.
+        ValueError: If the run was loaded without its model.
     """
 
     def __init__(self, run: Run, word: str | None = None) -> None:

@@ -103,8 +103,8 @@ class Folds:
     """A row of buttons, each of which opens and closes a box below.
 
     Args:
-        boxes: what can be opened, by name.
-        opened: called after a box was opened.
+        boxes: What can be opened, by name.
+        opened: Called after a box was opened.
     """
 
     def __init__(self, boxes: Mapping[str, Any], opened: Callable[[], None]) -> None:
@@ -160,12 +160,12 @@ def figure_html(
     """Return a picture with alternative text and caption; without a picture, an empty frame.
 
     Args:
-        image: the picture.
-        alt: what it shows.
-        caption: the line below it.
-        note: a second, quieter line: the numbers.
-        old: pale, because a newer one is being made.
-        lit: framed, because it is the one that counts.
+        image: The picture.
+        alt: What it shows.
+        caption: The line below it.
+        note: A second, quieter line: the numbers.
+        old: Pale, because a newer one is being made.
+        lit: Framed, because it is the one that counts.
     """
     below = f"<figcaption>{_text(caption)}<br><span>{_text(note) or '&nbsp;'}</span></figcaption>"
     if image is None:

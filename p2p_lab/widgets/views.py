@@ -24,12 +24,12 @@ class MapView:
     """All maps of one choice of step, site and head.
 
     Attributes:
-        labels: the words; empty for self-attention, whose maps belong to positions.
+        labels: The words; empty for self-attention, whose maps belong to positions.
         maps: (N, h, w).
-        notes: a line of numbers for each map.
-        truths: the true mask (H, W) of each word, or None.
-        row_labels: words, special tokens and padding.
-        rows: the maps of all of these, (L', h, w): their values at a place sum to 1.
+        notes: A line of numbers for each map.
+        truths: The true mask (H, W) of each word, or None.
+        row_labels: Words, special tokens and padding.
+        rows: The maps of all of these, (L', h, w): their values at a place sum to 1.
     """
 
     labels: tuple[str, ...]
@@ -55,9 +55,9 @@ def word_view(store: AttentionStore, truth: Mapping[str, Any], **choice: Any) ->
     """Return the maps of all words, with scores where a true mask is known.
 
     Args:
-        store: the recorded maps.
-        truth: word -> mask (H, W).
-        choice: step, head, site and which, as `AttentionStore.maps` takes them.
+        store: The recorded maps.
+        truth: Word -> mask (H, W).
+        choice: Step, head, site and which, as `AttentionStore.maps` takes them.
     """
     found = store.maps(**choice)
     maps = np.stack([one.detach().cpu().float().numpy() for one in found.values()])

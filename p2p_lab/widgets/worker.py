@@ -88,8 +88,8 @@ class Worker:
         """Make this request the newest one; the one before it stops.
 
         Args:
-            request: what to do.
-            ahead: what to do afterwards until the next request comes; only beside a kernel.
+            request: What to do.
+            ahead: What to do afterwards until the next request comes; only beside a kernel.
         """
         with self._lock:
             self.generation += 1
@@ -125,8 +125,8 @@ class Worker:
         """Wait until no request is left; return whether that was so in time (seconds).
 
         Args:
-            timeout: how long; None waits for ever.
-            ahead: wait also for what is done ahead.
+            timeout: How long; None waits for ever.
+            ahead: Wait also for what is done ahead.
         """
         return (self._ended if ahead else self._idle).wait(timeout)
 
