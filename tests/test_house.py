@@ -18,7 +18,7 @@ HOUSE = Path(p2p_lab.__file__).parent
 
 # What each room may know. A room that is missing here may know every other one.
 STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "recipes", "figures", "widgets"]
-GROUND = {"files", "codec", "devices"}  # every room may stand on these
+GROUND = {"files", "codec", "devices", "warn"}  # every room may stand on these
 # The border: what edits pictures, of any model, and the world that the course is set in.
 EDITING = {*STAIRS, "models", "metrics", "rivals"}
 WORLD = {"scenes", "judge", "training", "checks"}
@@ -315,3 +315,10 @@ def entries_of(text: str) -> list[tuple[str, str]]:
         elif head and re.match(r"    \w[\w.,* ]*: \S", line):
             found.append((head, line.strip()))
     return found
+
+
+@pytest.mark.parametrize("room", sorted(EDITING))
+def test_warnings_are_laid_to_the_callers_line_in_one_way(room: str) -> None:
+    """A number of frames is wrong as soon as a function is put between: `warn_caller` counts."""
+    for path in files_of(room):
+        assert "warnings.warn(" not in path.read_text(encoding="utf-8"), path

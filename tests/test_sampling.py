@@ -369,6 +369,18 @@ def test_runs_that_differ_are_not_edited_together(sd: Denoiser, cat: Run) -> Non
             edit_many(nothing, DOG)  # type: ignore[arg-type]
 
 
+def test_warnings_of_the_engine_name_the_line_that_asked(
+    sd: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape_budget, "_noted", set())
+    with pytest.warns(UserWarning, match="none is kept") as said:
+        generate(sd, CAT, seed=3, steps=2, tape_budget=1)
+    cat = generate(sd, CAT, seed=3, steps=2)
+    with pytest.warns(UserWarning, match="takes no self-attention") as more:
+        edit(cat, DOG, [Replace(self_pixels=1)])
+    assert {one.filename for one in (*said, *more)} == {__file__}
+
+
 def test_one_and_several_are_asked_for_by_their_names(sd: Denoiser, cat: Run) -> None:
     for several in ([1, 2], range(2), torch.tensor([1, 2])):
         with pytest.raises(ValueError, match="generate_many"):

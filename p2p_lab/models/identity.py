@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from p2p_lab.models.denoiser import Denoiser
+from p2p_lab.warn import warn_caller
 
 _APART = {"name", "defaults", "card", "lock", "tokenizer"}  # change no prediction
 _SHORT = 12  # hexadecimal digits
@@ -60,7 +60,7 @@ def warn_of_another_model(model: Denoiser, digest: str, what: str) -> None:
         why = f"weights or settings of {model.name!r} differ, so the picture will be another one"
     else:
         why = f"it ran in {digest.partition(':')[0]} and {model.name!r} runs in another precision"
-    warnings.warn(f"{what} was made with another model: {why}.", stacklevel=3)
+    warn_caller(f"{what} was made with another model: {why}.")
 
 
 def same_precision(one: str, other: str) -> bool:

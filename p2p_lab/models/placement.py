@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from p2p_lab.warn import warn_caller
 
 
 def device_of(module: Any) -> torch.device:
@@ -59,10 +60,9 @@ def decode_sparing(vae: Any, z: Tensor) -> Tensor:
 
 
 def _in_tiles(vae: Any, z: Tensor) -> Tensor:
-    warnings.warn(
+    warn_caller(
         "The picture is too large to be decoded at once in this device's memory, so it is decoded "
-        "in tiles, which may show. Take a smaller picture, or free some memory.",
-        stacklevel=2,
+        "in tiles, which may show. Take a smaller picture, or free some memory."
     )
     vae.enable_tiling()
     try:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
-import warnings
 from collections.abc import Sequence
 
 from p2p_lab.tokens import Prompt
+from p2p_lab.warn import warn_caller
 
 _SUGGESTIONS = 3
 _WEIGHT = re.compile(  # (cat:1.3), ((cat)), [cat:dog:0.5]
     r"\([^()]*:\s*[\d.]+\s*\)|\(\([^()]*\)\)|\[[^\[\]]*:[^\[\]]*\]"
 )
-_ROOMS = ("models", "sampling", "inversion", "recipes", "rivals")
-_INNER = (*(f"p2p_lab.{room}." for room in _ROOMS), "contextlib", "torch.")
 
 
 def unknown_words(prompt: Prompt, vocabulary: frozenset[str]) -> list[str]:
@@ -33,15 +30,7 @@ def warn_of_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str)
     """Warn of words that the model was not trained on, and of weights that are none here."""
     for message in (about_unknown_words(prompt, vocabulary, name), about_weights(prompt.text)):
         if message:
-            warnings.warn(message, stacklevel=_level_of_caller())
-
-
-def _level_of_caller() -> int:
-    """Return how far up the line stands that asked for a picture, whatever lies between."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(_INNER):
-        level, frame = level + 1, frame.f_back
-    return level
+            warn_caller(message)
 
 
 def about_unknown_words(prompt: Prompt, vocabulary: frozenset[str], name: str) -> str:

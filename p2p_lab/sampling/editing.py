@@ -6,7 +6,6 @@ code. Edits of one source whose plans agree on their first steps share those ste
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -19,6 +18,7 @@ from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.tape_budget import USUAL
+from p2p_lab.warn import warn_caller
 
 
 class EditOptions(TypedDict, total=False):
@@ -201,16 +201,14 @@ def reaching(plan: EditPlan, sites: Mapping[str, Site]) -> EditPlan:
         return plan
     smallest = min(sizes)
     if plan.self_pixels != USUAL:
-        warnings.warn(
+        warn_caller(
             f"The edit takes no self-attention from the source: self_pixels={plan.self_pixels}, "
-            f"and this model's smallest site has {smallest} positions. Use self_pixels={smallest}.",
-            stacklevel=4,
+            f"and this model's smallest site has {smallest} positions. Use self_pixels={smallest}."
         )
         return plan
-    warnings.warn(
+    warn_caller(
         f"This model's smallest self-attention has {smallest} positions, so self_pixels={smallest} "
-        f"is taken in place of {plan.self_pixels}, which would reach nothing.",
-        stacklevel=4,
+        f"is taken in place of {plan.self_pixels}, which would reach nothing."
     )
     return plan.with_(self_pixels=smallest)
 
@@ -307,10 +305,9 @@ def _usable_tape(
     } if plan.self_steps else set()  # fmt: skip
     missing = needed - set(tape.sites)
     if missing and source.plan is None:
-        warnings.warn(
+        warn_caller(
             f"The tape keeps no self-attention of {len(missing)} large site(s) that this edit "
-            "injects, so the source runs beside the target. Lower self_pixels to avoid it.",
-            stacklevel=4,
+            "injects, so the source runs beside the target. Lower self_pixels to avoid it."
         )
         return None
     if missing:

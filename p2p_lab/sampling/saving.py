@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from p2p_lab.files import whole_file
 from p2p_lab.models.identity import bytes_of, digest_of, same_precision
 from p2p_lab.sampling.packing import Parcel, SavedRun, Tensors, pack, unpack
 from p2p_lab.sampling.runs import Run
+from p2p_lab.warn import warn_caller
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
@@ -165,10 +165,9 @@ def _check_model(path: str | Path, saved: SavedFile, model: Denoiser) -> None:
             f"{path} was made by another model that is called {model.name!r} too: their weights "
             "or settings differ. Give the model that made it, or make the run again with this one."
         )
-    warnings.warn(
+    warn_caller(
         f"{path} was made in {saved.made_by.partition(':')[0]} and the model given runs in "
-        f"{digest.partition(':')[0]}, so it cannot be told whether it is the same model.",
-        stacklevel=4,
+        f"{digest.partition(':')[0]}, so it cannot be told whether it is the same model."
     )
 
 

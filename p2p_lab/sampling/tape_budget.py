@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from p2p_lab.attention import AttentionTape, Site, taped_sites
 from p2p_lab.models import Denoiser
+from p2p_lab.warn import warn_caller
 
 SHARE = 0.25  # of the free memory
 LARGE, USUAL = 32 * 32, 16 * 16  # self-attention kept up to so many positions, if it fits
@@ -93,4 +93,4 @@ def _container_memory() -> int:
 def _say_once(sentence: str) -> None:
     if sentence not in _noted:
         _noted.add(sentence)
-        warnings.warn(sentence, stacklevel=4)
+        warn_caller(sentence)
