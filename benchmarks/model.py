@@ -1,6 +1,8 @@
 """How good a model of the scene world is: does it draw what is asked, and do its maps point?
 
     python benchmarks/model.py [--quick] [--json] [--model NAME_OR_PATH]
+    python benchmarks/model.py --eye grid.png      48 fixed captions, to be looked at one by one
+    python benchmarks/model.py --faders            how faders answer, word by word
 
 Captions of scenes that no training run draws are given to the model, and the judge reads the
 pictures. `object_success`, `attribute_success` and `scene_success` are the shares of pictures in
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from benchmarks.eye import FADERS, captions, eye, fader_table
 from benchmarks.full_pipeline import FullPipeline
 from benchmarks.model_maps import Points, read_true_scenes, recommended, score_maps
 from p2p_lab.judge import Finding, Judge, load_judge
@@ -183,6 +186,29 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
+def look(options: argparse.Namespace) -> dict[str, Any]:
+    """Draw what is to be looked at, or follow the faders; return what was found."""
+    pipeline, judge = FullPipeline.open(options.model), load_judge(options.judge)
+    found: dict[str, Any] = {"model": pipeline.model.name}
+    if options.eye:
+        texts = captions()[: options.samples]
+        found["eye"] = eye(pipeline, judge, options.eye, texts)
+        for row in found["eye"]:
+            right = all(row[name] for name in ("objects", "attributes", "scene"))
+            print(f"{row['seed']:3} {'    ' if right else 'miss'} {row['caption']}")
+        print(f"Wrote {options.eye}: say of each picture whether it is well drawn.")
+    if options.faders:
+        found["faders"] = fader_table(pipeline, judge, FADERS[: options.samples])
+        for row in found["faders"]:
+            print(
+                f"{row['word']:8} correlation {row['correlation']:.2f}, pixels changed from 1 to 3 "
+                f"{row['changed']:.1%}, range {row['range']:.2f}"
+            )
+    if options.json:
+        print(json.dumps(found))
+    return found
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure a model and print its numbers."""
     parser = argparse.ArgumentParser("benchmarks/model.py", description=__doc__.splitlines()[0])
@@ -190,8 +216,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--judge", help="folder of a judge; the bundled one")
     parser.add_argument("--quick", action="store_true", help="few pictures: a minute, rough")
     parser.add_argument("--samples", type=int, help="pictures of each kind")
+    parser.add_argument("--eye", type=Path, help="only draw the fixed captions to this picture")
+    parser.add_argument("--faders", action="store_true", help="only measure how faders answer")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args(arguments)
+    if options.eye or options.faders:
+        return look(options)
     counts = QUICK if options.quick else FULL
     if options.samples:
         counts = Counts(options.samples, options.samples, options.samples, 1)

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import edits as command
+from benchmarks import eye as look
+from benchmarks import model as model_benchmark
 from benchmarks.calls import Rows
 from benchmarks.editing import sources, summary
 from benchmarks.editing.ablations import Axis, axes, lookup, variants
@@ -27,13 +30,14 @@ from benchmarks.editing.sources import Source, make_source
 from benchmarks.editing.surgery import SURGERIES, renormalised, replaced
 from benchmarks.editing.table import read_csv, write_csv
 from benchmarks.editing.truth import may_change, moved, seen_mask, wanted
+from benchmarks.full_pipeline import FullPipeline
 from benchmarks.records import Records, append_rows, read_rows
 from p2p_lab.attention import controller
 from p2p_lab.edits import LocalBlend, Refine, Replace, Reweight
 from p2p_lab.judge import Judge, Verdict, load_judge
 from p2p_lab.models import Denoiser, load
 from p2p_lab.sampling import generate
-from p2p_lab.scenes import Scene, render
+from p2p_lab.scenes import WORLDS, Scene, parse, render
 
 STEPS = 2
 
@@ -560,3 +564,33 @@ def test_the_figures_of_a_run_say_its_numbers(
     assert "re-prompt" in plots.keeping(run.table).alt
     assert "site and step" in plots.places(run.maps).alt and "head 0" in plots.heads(run.maps).alt
     plots.trade_off(run.curves), plots.settings(run.curves)
+
+
+# --- pictures to be looked at, and faders
+
+
+def test_the_fixed_captions_are_forty_eight_that_the_grammar_reads() -> None:
+    texts = look.captions()
+    assert len(texts) == len(set(texts)) == 48
+    assert all(parse(text) for text in texts)
+    single = {parse(text).things[0].name for text in texts}
+    assert single >= set(WORLDS["small"].objects)
+
+
+def test_the_fixed_captions_are_drawn_with_the_judges_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "grid.png"
+    found = model_benchmark.main(["--eye", str(path), "--samples", "2"])
+    with Image.open(path) as grid:
+        assert grid.format == "PNG" and grid.width > 1000
+    assert [row["caption"] for row in found["eye"]] == look.captions()[:2]
+    assert all(row["objects"] for row in found["eye"])
+    assert "Wrote" in capsys.readouterr().out
+
+
+def test_a_fader_is_followed_by_the_amount_that_the_judge_sees(judge: Judge) -> None:
+    pipeline = FullPipeline.open(None)
+    (row,) = look.fader_table(pipeline, judge, look.FADERS[:1], seeds=1)
+    assert row["word"] == "snowy" and row["correlation"] > 0.5
+    assert row["range"] > 0.05 and row["changed"] > 0
