@@ -240,10 +240,8 @@ class InversionJob:
     def _draw(self, job: InversionContext, trajectory: Trajectory) -> Run:
         """Draw the picture again along the trajectory, recording its attention."""
         model, settings, measured = self.model, self.settings, trajectory.latents
-        sites, embeds = (
-            find_sites(model.module, settings.latent_shape[1:]),
-            trajectory.negative_embeds,
-        )
+        sites = find_sites(model.module, settings.latent_shape[1:])
+        embeds = trajectory.negative_embeds
         scale = self._source_guidance(trajectory)
         row = 1 if scale > 1 else 0
         controller = Controller(

@@ -142,11 +142,12 @@ def generate_many(
     latents, count = options.get("latents"), len(numbers)
     negative = options.get("negative", "")
     noise = _first_noise(numbers, latents, settings)
-    conditioning = GuidedConditioning(
-        model.encode_prompt(prompt, settings.size).expand(count),
-        model.encode_negative(negative, settings.size).expand(count),
-        settings.guidance_scale,
-    )
+    with model.lock:
+        conditioning = GuidedConditioning(
+            model.encode_prompt(prompt, settings.size).expand(count),
+            model.encode_negative(negative, settings.size).expand(count),
+            settings.guidance_scale,
+        )
     controller = _recorder(model, settings, conditioning, count, options)
     history = [noise.to(model.device, model.dtype) * settings.schedule.initial_scale]
     pixels = SamplingJob(model, settings.schedule, controller, conditioning, count).run(
