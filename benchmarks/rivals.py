@@ -43,7 +43,7 @@ from p2p_lab.models import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT, README = ROOT / "docs" / "rivals.md", ROOT / "README.md"
-FULL, TUNING, QUICK = 160, 10, 4
+FULL, TUNING, QUICK = 170, 10, 4  # one source in eighty cannot be read, and 160 are wanted
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
