@@ -18,7 +18,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_lab import checks, edits, figures, judge, metrics, sampling, scenes, tokens, widgets
+from p2p_lab import (
+    checks,
+    edits,
+    figures,
+    judge,
+    metrics,
+    recipes,
+    sampling,
+    scenes,
+    tokens,
+    widgets,
+)
 from p2p_lab.edits import LocalBlend, Reweight
 from p2p_lab.inversion import NullText, invert
 from p2p_lab.sampling import Run, edit, generate
@@ -26,8 +37,11 @@ from tests.course_students import OTHER_WAY
 from tests.test_lesson_exercises import EACH, READ, imports
 from tests.worlds import tiny_tokenizer
 
-ROOMS = ("figures", "metrics", "widgets", "checks", "scenes", "judge", "edits", "tokens")
+ROOMS = (
+    *("figures", "metrics", "widgets", "checks", "scenes", "judge", "edits", "tokens", "recipes"),
+)
 SOURCE, TARGET = "a cat on grass", "a dog on grass"
+WORLDLY: Any = SimpleNamespace(card=SimpleNamespace(vocabulary={"cat"}))  # as a bundled model
 
 
 @contextmanager
@@ -143,7 +157,6 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Guess": lambda at: repr(widgets.guess("02.radical", ["one", "two"])),
         "guess": lambda at: repr(widgets.guess("02.radical", ["one", "two"])),
         "guesses": lambda at: repr(widgets.guesses("02")),
-        "Recipe": lambda at: widgets.Recipe(SOURCE, TARGET, steps=2).apply(at.run),
     },
     "checks": {
         "allow_hints": lambda at: checks.allow_hints(3),
@@ -165,7 +178,22 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "sample_scene": lambda at: repr(scenes.sample_scene(5, "full")),
         "scene_pairs": lambda at: scenes.scene_pairs(at.scene),
     },
+    "recipes": {
+        "Recipe": lambda at: recipes.Recipe(SOURCE, TARGET, steps=2).apply(at.run),
+        "fader_words": lambda at: recipes.fader_words(at.run.prompt),
+        "listed": lambda at: recipes.listed("cat, dog"),
+        "page_address": lambda at: recipes.page_address(),
+        "read_recipe": lambda at: repr(
+            recipes.read_recipe(recipes.Recipe(SOURCE, TARGET).to_json())
+        ),
+        "recipe_of": lambda at: repr(
+            recipes.recipe_of(at.run, TARGET, [Reweight("dog", 2)], base=recipes.Recipe("", ""))
+        ),
+        "to_code": lambda at: recipes.to_code(recipes.Recipe(SOURCE, TARGET), [Reweight("dog", 2)]),
+        "to_link": lambda at: recipes.to_link(recipes.Recipe(SOURCE, TARGET)),
+    },
     "judge": {
+        "captioner_of": lambda at: judge.captioner_of(WORLDLY)(at.picture),
         "load_judge": lambda at: [
             judge.load_judge().read(at.picture).probabilities,
             judge.load_judge().holds(at.picture, at.scene),

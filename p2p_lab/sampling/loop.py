@@ -184,7 +184,7 @@ class SamplingJob:
                     callbacks.on_step(step, schedule.steps, preview)
                 history.append(latents[-self.count :])
             pixels = model.decode(history[-1])
-            check_finite(pixels, begun, self.conditioning, controller, "while decoding")
+            check_decoded(pixels, history[-1])
         return pixels
 
     def _advance(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
@@ -194,6 +194,22 @@ class SamplingJob:
         if self.schedule.order == 2:
             self.cleans.append(self.schedule.clean(latents, noise_pred, step))
         return self.schedule.advance(latents, noise_pred, step, noise=noise, previous=previous)
+
+
+def check_decoded(pixels: Tensor, latents: Tensor) -> None:
+    """Refuse pixels that are no numbers, though the latents (B, C, h, w) that made them are.
+
+    Raises:
+        ValueError: If a pixel is NaN or infinite.
+    """
+    if bool(torch.isfinite(pixels).all()):
+        return
+    raise ValueError(
+        "Numbers that are not finite came up while the picture was decoded, so there is none: its "
+        f"latents are too large (up to {float(latents.abs().max()):.4g}; usual are 1 to 10), or "
+        f"the autoencoder overflows in {latents.dtype} or is damaged. Lower guidance and weights, "
+        "load the model with dtype=torch.float32, or take another copy of it."
+    )
 
 
 def check_finite(
@@ -206,7 +222,7 @@ def check_finite(
     """Refuse to go on with what is no number, and name the settings that can cause it.
 
     Args:
-        values: Latents or pixels.
+        values: Latents.
         begun: Largest of the first latents, in units of standard noise.
         conditioning: Has the guidance.
         controller: Has the plan.
