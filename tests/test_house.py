@@ -278,30 +278,35 @@ def test_a_browser_test_waits_for_what_it_asserts(path: Path) -> None:
 NO_DOCSTRING_BEGINS_WITH = ("Tell", "Hold", "Say", "Describe", "Stand", "Hear")
 
 
+def docstrings(room: str) -> list[tuple[str, str]]:
+    """Return where each class and function of a room is, and its docstring."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [
+        (f"{path}:{node.lineno}", ast.get_docstring(node) or "")
+        for path in files_of(room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds)
+    ]
+
+
 @pytest.mark.parametrize("room", rooms())
 def test_a_docstring_says_at_once_what_a_thing_is_or_returns(room: str) -> None:
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    for path in files_of(room):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in (one for one in ast.walk(tree) if isinstance(one, kinds)):
-            first = (ast.get_docstring(node) or "").partition(" ")[0]
-            assert first not in NO_DOCSTRING_BEGINS_WITH, f"{path}:{node.lineno} {first}"
+    for where, text in docstrings(room):
+        first = text.partition(" ")[0]
+        assert first not in NO_DOCSTRING_BEGINS_WITH, f"{where} {first}"
 
 
 @pytest.mark.parametrize("room", rooms())
 def test_arguments_begin_with_a_capital_and_errors_say_if(room: str) -> None:
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    for path in files_of(room):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in (one for one in ast.walk(tree) if isinstance(one, kinds)):
-            for head, line in entries_of(ast.get_docstring(node) or ""):
-                text = line.partition(": ")[2]
-                word = re.match(r"[A-Za-z]\w*", text)
-                symbol = word is None or "_" in word[0] or word[0] != word[0].lower()
-                named = symbol or (len(word[0]) == 1 and word[0] != "a")
-                where = f"{path}:{node.lineno} {line}"
-                assert named or text[0].isupper(), where
-                assert head != "Raises" or text.startswith(("If ", "With ", "Always", "On ")), where
+    for where, whole in docstrings(room):
+        for head, line in entries_of(whole):
+            text = line.partition(": ")[2]
+            word = re.match(r"[A-Za-z]\w*", text)
+            symbol = word is None or "_" in word[0] or word[0] != word[0].lower()
+            named = symbol or (len(word[0]) == 1 and word[0] != "a")
+            assert named or text[0].isupper(), f"{where} {line}"
+            if head == "Raises":
+                assert text.startswith(("If ", "With ", "Always", "On ")), f"{where} {line}"
 
 
 def entries_of(text: str) -> list[tuple[str, str]]:

@@ -135,6 +135,31 @@ def test_the_mask_of_a_local_edit_is_where_its_level_is_above_the_threshold(
     assert torch.equal((level > threshold).float(), edited.masks[-1].float())
 
 
+@pytest.mark.parametrize("save", [save_sd3, save_flux])
+def test_a_flow_is_observed_on_its_straight_path_to_noise(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path)
+    model = load(str(tmp_path), "cpu")
+    h, w = model.defaults.height, model.defaults.width
+    picture = torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))
+    seen: list[Any] = []
+    usual = type(model).predict
+
+    def predict(self: Any, latents: Any, t: Any, text: Any) -> Any:
+        seen.append((latents.clone(), float(t)))
+        return usual(self, latents, t, text)
+
+    monkeypatch.setattr(type(model), "predict", predict)
+    store = observe(model, picture, "a cat", step=2, steps=STEPS, seed=7)
+    clean = model.encode(picture[None])
+    ((latents, time),) = seen
+    share = time / 1000  # a flow's model time is its share of noise
+    wanted = (1 - share) * clean + share * noise_of(7, tuple(clean.shape))
+    assert 0 < share < 1 and torch.allclose(latents, wanted, atol=1e-5)
+    assert store.map("cat").shape[-1] > 1
+
+
 def test_a_picture_is_observed_once_with_the_noise_of_the_step_and_nothing_is_left_behind(
     sd32: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import threading
@@ -379,6 +380,22 @@ def test_warnings_of_the_engine_name_the_line_that_asked(
     with pytest.warns(UserWarning, match="takes no self-attention") as more:
         edit(cat, DOG, [Replace(self_pixels=1)])
     assert {one.filename for one in (*said, *more)} == {__file__}
+
+
+@pytest.mark.parametrize(("one", "many"), [(generate, generate_many), (edit, edit_many)])
+def test_one_and_several_take_the_same_options_and_refuse_unknown_ones(one: Any, many: Any) -> None:
+    options = [
+        {
+            n: p.default
+            for n, p in inspect.signature(f).parameters.items()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        for f in (one, many)
+    ]
+    options[0].pop("seed", None)
+    assert options[0] == options[1]
+    with pytest.raises(TypeError, match="stepz"):
+        many(None, CAT, [], stepz=3)
 
 
 def test_one_and_several_are_asked_for_by_their_names(sd: Denoiser, cat: Run) -> None:

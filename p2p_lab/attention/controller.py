@@ -134,7 +134,7 @@ class Controller:
             source_latents: The source's new latents (B, C, h, w).
 
         Returns:
-            Z + mask · (z* − z) where the plan blends in this step, else `latents` itself.
+            z + mask · (z* − z) where the plan blends in this step, else `latents` itself.
         """
         state = self.state
         for maps in (state.source, state.target, state.original, state.self_maps):

@@ -2,10 +2,9 @@
 
     z = α (z' − σ' ε̂)/α' + σ ε̂,    ε̂ = ε(z', t);    models of noise: α = √ᾱ, σ = √(1 − ᾱ)
 
-A step leads from z to z' with the noise predicted *at z*. Run backwards z is what is looked for,
- so the noise is predicted at z' instead (Dhariwal and Nichol 2021; Song et al. 2021).
-The difference is small as long as ε changes little over a step, which holds without guidance and
-fails with it.
+A step leads from z to z' with the noise predicted *at z*. Run backwards z is what is looked for, so
+the noise is predicted at z' instead (Dhariwal and Nichol 2021; Song et al. 2021). The difference is
+small as long as ε changes little over a step, which holds without guidance and fails with it.
 """
 
 from __future__ import annotations

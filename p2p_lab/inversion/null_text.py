@@ -133,7 +133,7 @@ def null_text_step(
         step: 0 is the noisiest.
 
     Returns:
-        Z̃_{t−1} and the guided prediction, same shape as the latents.
+        z̃_{t−1} and the guided prediction, same shape as the latents.
     """
     schedule = job.schedule
     row = job.negative.with_tokens(embed.to(latents.dtype))

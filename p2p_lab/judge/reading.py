@@ -172,7 +172,7 @@ def to_tensor(image: Any) -> Tensor:
 
 
 def captioner_of(model: Any) -> Callable[[Any], str] | None:
-    """Return what says what a picture shows in the words of a model's world, or None.
+    """Return a captioner that knows a model's world, or None if the judge does not.
 
     `p2p_lab.inversion.suggest_prompt` asks it by its name.
 

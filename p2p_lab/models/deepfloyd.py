@@ -10,73 +10,28 @@ DDIM, which is deterministic, so the variance that the U-Net learned is not used
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
-from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
+from p2p_lab.models.denoiser import Conditioning
 from p2p_lab.models.errors import ModelError
-from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.parts import Parts
-from p2p_lab.models.placement import describe, device_of, dtype_of
 from p2p_lab.models.scheduling import noise_settings
 from p2p_lab.models.t5 import plain_prompt, t5_states
+from p2p_lab.models.text_to_image import TextToImage
 from p2p_lab.tokens import Prompt
 
 _TOKENS = 77  # the text encoder was trained with this length
 
 
 @dataclass(eq=False, repr=False)
-class DeepFloyd:
-    """The parts of IF's base stage.
-
-    Args:
-        name: What the model is called in errors, figures and saved runs.
-        module: The `UNet2DConditionModel`.
-        text_encoder: The `T5EncoderModel`.
-        tokenizer: The fast T5 tokenizer.
-        scheduler_config: The pipeline's scheduler settings.
-        defaults: Picture size, steps and guidance when none are named.
-        card: What the package knows of the model beside its weights.
-    """
-
-    name: str
-    module: nn.Module
-    text_encoder: Any
-    tokenizer: Any
-    scheduler_config: Mapping[str, Any]
-    defaults: Defaults
-    card: ModelCard = field(default_factory=ModelCard)
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-
-    def __post_init__(self) -> None:
-        """Let a forked process use the model too."""
-        renew_after_fork(self)
-
-    def __repr__(self) -> str:
-        """Return what the model is in one line, without its weights."""
-        return describe(self)
-
-    @property
-    def prediction(self) -> Prediction:
-        """What the U-Net predicts: noise, velocity or the clean picture."""
-        kind: Prediction = self.scheduler_config.get("prediction_type", "epsilon")
-        return kind
-
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser computes."""
-        return device_of(self.module)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return dtype_of(self.module)
+class DeepFloyd(TextToImage):
+    """The parts of IF's base stage: a T5 and a U-Net on pixels."""
 
     def prompt(self, text: str) -> Prompt:
         """Tokenize `text` in lower case, as the model was trained.
@@ -90,10 +45,6 @@ class DeepFloyd:
         """Encode a prompt: the last hidden states of the T5, which the padding is hidden from."""
         states = t5_states(self.text_encoder, prompt, masked=True)
         return Conditioning(states.to(self.device, self.dtype))
-
-    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
-        """Encode the negative prompt, (1, L, D)."""
-        return self.encode_prompt(self.prompt(text), size)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (3, H, W): what is denoised here is the picture itself.
@@ -124,10 +75,6 @@ class DeepFloyd:
     def encode(self, images: Tensor) -> Tensor:
         """Turn pictures (B, 3, H, W) in [0, 1] into what is denoised: the same in ±1."""
         return (images * 2 - 1).to(self.device, self.dtype)
-
-    @property
-    def _config(self) -> Any:
-        return self.module.config
 
 
 @dataclass(eq=False, repr=False)

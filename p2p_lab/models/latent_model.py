@@ -1,4 +1,4 @@
-"""What the families have in common that denoise latents: size, precision and the autoencoder.
+"""What the families have in common that denoise latents: their size and the autoencoder.
 
     image = decoder(z_0 / scaling + shift)
 
@@ -7,72 +7,26 @@ This file knows no family, and nothing of text encoders.
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
-from p2p_lab.models.locks import renew_after_fork
-from p2p_lab.models.placement import decode_sparing, describe, device_of, dtype_of
-from p2p_lab.models.vocabulary import warn_of_unknown_words
-from p2p_lab.tokens import Prompt
+from p2p_lab.models.placement import decode_sparing, device_of
+from p2p_lab.models.text_to_image import TextToImage
 
 
 @dataclass(eq=False, repr=False)
-class LatentModel(ABC):
+class LatentModel(TextToImage):
     """The parts of a pipeline that denoises the latents of an autoencoder.
 
-    A family adds how it encodes a prompt and calls its denoiser.
-
     Args:
-        name: What the model is called in errors, figures and saved runs.
-        module: The denoiser, a U-Net or a transformer.
         vae: The `AutoencoderKL`.
-        text_encoder: The network that reads the text whose tokens the image looks at.
-        tokenizer: Its fast tokenizer.
-        scheduler_config: The pipeline's scheduler settings: betas, prediction type, spacing.
-        defaults: Picture size, steps and guidance when none are named.
-        card: What the package knows of the model beside its weights.
     """
 
-    name: str
-    module: nn.Module
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler_config: Mapping[str, Any]
-    defaults: Defaults
-    card: ModelCard = field(default_factory=ModelCard)
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-
-    def __post_init__(self) -> None:
-        """Let a forked process use the model too."""
-        renew_after_fork(self)
-
-    def __repr__(self) -> str:
-        """Return what the model is in one line, without its weights."""
-        return describe(self)
-
-    @property
-    def prediction(self) -> Prediction:
-        """What the denoiser predicts: noise, velocity or the clean latents."""
-        kind: Prediction = self.scheduler_config.get("prediction_type", "epsilon")
-        return kind
-
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser computes."""
-        return device_of(self.module)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return dtype_of(self.module)
+    vae: Any = field(kw_only=True)
 
     @property
     def patch(self) -> int:
@@ -84,24 +38,6 @@ class LatentModel(ABC):
         """Number of pixels along each axis that the denoiser takes as one position."""
         shrink: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.patch * shrink
-
-    def prompt(self, text: str) -> Prompt:
-        """Tokenize `text`; warn of words that the model was not trained on.
-
-        Raises:
-            ValueError: If it is longer than the text encoder reads.
-        """
-        prompt = Prompt.of(text, self.tokenizer)
-        warn_of_unknown_words(prompt, self.card.vocabulary, self.name)
-        return prompt
-
-    @abstractmethod
-    def encode_prompt(self, prompt: Prompt, size: tuple[int, int]) -> Conditioning:
-        """Encode a prompt for a picture of `size` (H, W): one row."""
-
-    def encode_negative(self, text: str, size: tuple[int, int]) -> Conditioning:
-        """Encode the negative prompt for a picture of `size` (H, W): one row."""
-        return self.encode_prompt(self.prompt(text), size)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (C, h, w) of the latents of a picture of `size` (H, W).
@@ -118,10 +54,6 @@ class LatentModel(ABC):
         channels: int = self.vae.config.latent_channels
         h, w = (side // self.scale * self.patch for side in size)
         return channels, h, w
-
-    @abstractmethod
-    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predict the noise (or velocity) in latents (B, C, h, w) at model time t."""
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -143,10 +75,6 @@ class LatentModel(ABC):
         x = (images * 2 - 1).to(device_of(self.vae))
         mean = self._in_enough(self._encode_in, x)
         return self._rescale(mean).to(self.device, self.dtype)
-
-    @property
-    def _config(self) -> Any:
-        return self.module.config
 
     @property
     def _scaling(self) -> float:

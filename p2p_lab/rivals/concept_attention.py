@@ -19,8 +19,8 @@ from torch import Tensor
 from p2p_lab.attention import AttentionCall, Site, attached, find_sites, resize
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.models import Conditioning, Denoiser
-from p2p_lab.sampling import Run, make_schedule
-from p2p_lab.sampling.editing import model_of
+from p2p_lab.sampling import Run
+from p2p_lab.sampling.editing import model_of, schedule_of
 
 
 @dataclass(eq=False)
@@ -74,7 +74,7 @@ def concept_maps(
             f"{model.name} has one softmax over words and image, where concepts would have to walk "
             "through the layers. Concept maps are for models whose cross-attention stands alone."
         )
-    schedule = make_schedule(model.scheduler_config, run.sampler, run.steps)
+    schedule = schedule_of(run)
     values = {n: _values(model, run, concept, sites) for n, concept in enumerate(concepts)}
     text, total = model.encode_prompt(run.prompt, run.size), torch.zeros(len(concepts), *size)
     for step in range(run.trajectory.start, run.steps):
@@ -97,7 +97,7 @@ def _values(model: Denoiser, run: Run, concept: str, sites: dict[str, Site]) -> 
     tokens = [j for word in range(len(prompt.spans)) for j in prompt.tokens_at(word)]
     text = model.encode_prompt(prompt, run.size)
     latents = run.trajectory.latents[-1:].to(model.device, model.dtype)
-    time = make_schedule(model.scheduler_config, run.sampler, run.steps).timesteps[-1]
+    time = schedule_of(run).timesteps[-1]
     read = _read(model, latents, time, text, sites)
     return {name: v[:, :, tokens].mean(dim=2, keepdim=True) for name, v in read.values.items()}
 

@@ -7,7 +7,7 @@ code. Edits of one source whose plans agree on their first steps share those ste
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from p2p_lab.attention import AttentionTape, Site, find_sites
 from p2p_lab.devices import cpu_by_default
@@ -16,21 +16,10 @@ from p2p_lab.models import Denoiser
 from p2p_lab.sampling.edit_job import EditJob
 from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.schedules import Schedule, make_schedule
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.tape_budget import USUAL
 from p2p_lab.warn import warn_caller
-
-
-class EditOptions(TypedDict, total=False):
-    """The options of `edit`."""
-
-    guidance_scale: float | None
-    record: Record
-    compat: Any
-    reuse: bool
-    progress: bool
-    on_step: OnStep | None
-    cancel: CancelToken | None
 
 
 @cpu_by_default()
@@ -89,16 +78,25 @@ def edit(
 
 
 @cpu_by_default()
-def edit_many(
-    sources: Iterable[Run], text: str, edits: Sequence[Edit] = (), **options: Unpack[EditOptions]
+def edit_many(  # noqa: D417 - the others are those of `edit`
+    sources: Iterable[Run],
+    text: str,
+    edits: Sequence[Edit] = (),
+    *,
+    guidance_scale: float | None = None,
+    record: Record = "store",
+    compat: Any = None,
+    reuse: bool = True,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
 ) -> list[Run]:
     """Edit several pictures of one prompt alike, those of one kind as one batch.
 
     Args:
         sources: The runs to edit, of the same prompt and settings.
         text: The target prompt.
-        edits: What to change, as for `edit`.
-        options: As for `edit`.
+        edits: What to change. All further arguments are those of `edit`.
 
     Returns:
         A `Run` for each source.
@@ -114,18 +112,14 @@ def edit_many(
             "There is nothing to edit: sources is a list of Runs, as generate_many gives. "
             "Use `edit` for one."
         )
-    plan, scale, note = _compiled(
-        runs[0], text, edits, options.get("guidance_scale"), options.get("compat")
-    )
+    plan, scale, note = _compiled(runs[0], text, edits, guidance_scale, compat)
     return apply_plan(
         runs,
         plan,
         guidance_scale=scale,
-        record=options.get("record", "store"),
-        reuse=options.get("reuse", True),
-        callbacks=RunCallbacks(
-            options.get("on_step"), options.get("cancel"), options.get("progress", False)
-        ),
+        record=record,
+        reuse=reuse,
+        callbacks=RunCallbacks(on_step, cancel, progress),
         note=note,
     )
 
@@ -225,6 +219,16 @@ def model_of(run: Run) -> Denoiser:
             "Run.load(path, model=load(...)) to edit it."
         )
     return run.model
+
+
+def schedule_of(run: Run) -> Schedule:
+    """Return the table that a run was sampled on.
+
+    Raises:
+        ValueError: If the run was loaded without its model.
+    """
+    h, w = run.trajectory.latents.shape[-2:]
+    return make_schedule(model_of(run).scheduler_config, run.sampler, run.steps, (h, w))
 
 
 def _check_alike(sources: Sequence[Run]) -> None:

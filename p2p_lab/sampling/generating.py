@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,23 +21,6 @@ from p2p_lab.sampling.loop import (
 from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
-
-
-class GenerateOptions(TypedDict, total=False):
-    """The options of `generate` but for the seed."""
-
-    steps: int | None
-    guidance_scale: float | None
-    negative: str
-    size: Size | None
-    record: Record
-    sampler: Sampler
-    latents: Tensor | None
-    self_maps: bool
-    tape_budget: int | None
-    progress: bool
-    on_step: OnStep | None
-    cancel: CancelToken | None
 
 
 def generate(
@@ -109,8 +92,23 @@ def generate(
 
 
 @cpu_by_default()
-def generate_many(
-    model: Denoiser, text: str, seeds: Iterable[int], **options: Unpack[GenerateOptions]
+def generate_many(  # noqa: D417 - the others are those of `generate`
+    model: Denoiser,
+    text: str,
+    seeds: Iterable[int],
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative: str = "",
+    size: Size | None = None,
+    record: Record = "tape",
+    sampler: Sampler = "ddim",
+    latents: Tensor | None = None,
+    self_maps: bool = False,
+    tape_budget: int | None = None,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
 ) -> list[Run]:
     """Make a batch of pictures of a text, one a seed.
 
@@ -118,29 +116,22 @@ def generate_many(
         model: A denoiser, from `load`.
         text: The prompt.
         seeds: What each picture's first noise is drawn from.
-        options: As for `generate`; `latents` are (B, C, h, w) then.
+        latents: First noise (B, C, h, w) instead of a draw from the seeds, of which only the
+            number counts then. All further arguments are those of `generate`.
 
     Raises:
         ValueError: If a setting does not fit; before any sampling.
         Cancelled: If the run was cancelled.
     """
     prompt = model.prompt(text)
-    settings = Settings.of(
-        model,
-        options.get("steps"),
-        options.get("guidance_scale"),
-        options.get("size"),
-        options.get("record", "tape"),
-        options.get("sampler", "ddim"),
-    )
+    settings = Settings.of(model, steps, guidance_scale, size, record, sampler)
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ValueError(
             f"seeds={seeds!r:.80} is no list: give whole numbers from 0 on, as [1, 2, 3] or "
             "range(3). Use `generate` for one."
         )
     numbers = [checked_seed(seed) for seed in seeds]
-    latents, count = options.get("latents"), len(numbers)
-    negative = options.get("negative", "")
+    count = len(numbers)
     noise = _first_noise(numbers, latents, settings)
     with model.lock:
         conditioning = GuidedConditioning(
@@ -148,15 +139,21 @@ def generate_many(
             model.encode_negative(negative, settings.size).expand(count),
             settings.guidance_scale,
         )
-    controller = _recorder(model, settings, conditioning, count, options)
+    sites = find_sites(model.module, settings.latent_shape[1:])
+    offset = count if conditioning.guided else 0
+    controller = Controller(
+        sites,
+        BatchSlices(source=slice(offset, offset + count)),
+        keep=settings.new_tapes(model, sites, count, tape_budget),
+        record=record != "none",
+        record_self=self_maps and record != "none",
+    )
     history = [noise.to(model.device, model.dtype) * settings.schedule.initial_scale]
     pixels = SamplingJob(model, settings.schedule, controller, conditioning, count).run(
         history[0],
         history,
         after_step=lambda _, z: controller.end_step(z, None),
-        callbacks=RunCallbacks(
-            options.get("on_step"), options.get("cancel"), options.get("progress", False)
-        ),
+        callbacks=RunCallbacks(on_step, cancel, progress),
     )
     stores = controller.stores(prompt, model.card.map_sites)
     return [
@@ -175,26 +172,6 @@ def generate_many(
         )
         for b, number in enumerate(numbers)
     ]
-
-
-def _recorder(
-    model: Denoiser,
-    settings: Settings,
-    conditioning: GuidedConditioning,
-    count: int,
-    options: GenerateOptions,
-) -> Controller:
-    """Return a controller that records the conditional rows and changes nothing."""
-    sites = find_sites(model.module, settings.latent_shape[1:])
-    offset = count if conditioning.guided else 0
-    recorded = settings.record != "none"
-    return Controller(
-        sites,
-        BatchSlices(source=slice(offset, offset + count)),
-        keep=settings.new_tapes(model, sites, count, options.get("tape_budget")),
-        record=recorded,
-        record_self=options.get("self_maps", False) and recorded,
-    )
 
 
 def _first_noise(seeds: Sequence[int], latents: Tensor | None, settings: Settings) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, RunningMaps, blend_level, blend_sites
 from p2p_lab.sampling.edit_job import EditCacheEntry
-from p2p_lab.sampling.editing import apply_plan, model_of
+from p2p_lab.sampling.editing import apply_plan, model_of, schedule_of
 from p2p_lab.sampling.runs import Run
-from p2p_lab.sampling.schedules import Schedule, make_schedule
+from p2p_lab.sampling.schedules import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,8 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 <= step < run.steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {run.steps - 1}.")
-    model, path = model_of(run), run.trajectory.latents.float()
+    schedule, path = schedule_of(run), run.trajectory.latents.float()
     now = path[step]
-    schedule = make_schedule(
-        model.scheduler_config, run.sampler, run.steps, (now.shape[-2], now.shape[-1])
-    )
     if schedule.order == 1:
         return now, _led_to(schedule, path, step)
     clean = _led_to(schedule, path, 0)

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from p2p_lab.attention import Site, UnsupportedAttention, attached, find_sites
 from p2p_lab.attention.tap import AttentionCall
-from p2p_lab.sampling.editing import model_of
+from p2p_lab.sampling.editing import model_of, schedule_of
 from p2p_lab.sampling.runs import Run
-from p2p_lab.sampling.schedules import make_schedule
 from p2p_lab.tokens import Prompt
 
 
@@ -113,9 +112,7 @@ def relations_at(run: Run, step: int, *, site: str | None = None) -> Relations:
     model, latents = model_of(run), run.trajectory.latents[step]
     sites = find_sites(model.module, (latents.shape[-2], latents.shape[-1]))
     recorder = _AllQueries(_chosen(sites, site))
-    schedule = make_schedule(
-        model.scheduler_config, run.sampler, run.steps, (latents.shape[-2], latents.shape[-1])
-    )
+    schedule = schedule_of(run)
     batch = schedule.model_input(latents[None].to(model.device, model.dtype), step)
     with model.lock, torch.no_grad(), attached(model.module, recorder, sites):
         text = model.encode_prompt(run.prompt, run.size)

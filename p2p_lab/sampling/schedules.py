@@ -120,7 +120,7 @@ class Schedule:
                 it the step is one of first order.
 
         Returns:
-            Z' after it, same shape.
+            z' after it, same shape.
 
         Raises:
             ValueError: If noise is given and the sampler has no stochastic form here.

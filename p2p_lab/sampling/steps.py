@@ -29,7 +29,7 @@ def split(
         prediction: What the denoiser predicts.
 
     Returns:
-        Ẑ_0 and ε̂, same shape.
+        ẑ_0 and ε̂, same shape.
     """
     if prediction == "epsilon":
         return (latents - sigma * output) / alpha, output
@@ -53,7 +53,7 @@ def predict_clean(
         prediction: What the denoiser predicts.
 
     Returns:
-        Ẑ_0 and ε̂, same shape.
+        ẑ_0 and ε̂, same shape.
     """
     return split(latents, noise_pred, alpha_bar**0.5, (1 - alpha_bar) ** 0.5, prediction)
 
@@ -88,7 +88,7 @@ def ddim_step(
         threshold: Quantile and largest value of `dynamic_threshold`, in the clip's place.
 
     Returns:
-        Z', same shape.
+        z', same shape.
 
     Raises:
         ValueError: If eta > 0 and no noise is given.
@@ -144,7 +144,7 @@ def multistep(
         levels: ᾱ⁻, ᾱ and ᾱ': before, now, and where to go.
 
     Returns:
-        Z', same shape.
+        z', same shape.
     """
     _, level, level_next = levels
     estimate = clean + (clean - previous) / (2 * spacing(*levels))
