@@ -6,6 +6,7 @@ Every test fills a cell of the table in docs/backbones.md, family × feature, wh
 
 from __future__ import annotations
 
+import inspect
 import json
 import runpy
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ from p2p_lab.attention import find_sites
 from p2p_lab.inversion import NullText, to_tensor
 from p2p_lab.models import ModelError
 from p2p_lab.models.living import Living
-from p2p_lab.sampling import EditCache, Run, apply_plan, make_schedule, predict_clean
+from p2p_lab.sampling import EditCache, Run, apply_plan, predict_clean, schedule_for
 from p2p_lab.sampling.peak_memory import peak_memory
 from p2p_lab.sampling.tape_budget import tape_size
 from p2p_lab.tokens import align_tokens, align_words
@@ -126,6 +128,15 @@ def test_a_plain_picture_is_the_pipelines_own_bit_for_bit(family: str, opened: A
     ours = picture(model, family, record="none").pixels
     assert theirs.std() > 0.01
     assert torch.equal(ours, theirs)
+
+
+def test_a_models_scheduler_settings_are_those_of_diffusers_own_class(
+    family: str, opened: Any
+) -> None:
+    settings = opened(family).scheduler_config
+    kind = getattr(diffusers, settings["_class_name"])
+    known = {*inspect.signature(kind.__init__).parameters, "clip_sample", "steps_offset"}
+    assert {name for name in settings if not name.startswith("_")} <= known
 
 
 @covers("record")
@@ -270,8 +281,7 @@ def test_each_step_back_is_undone_by_the_samplers_step_with_the_same_prediction(
     run = inverted(model, family, "ddim", guidance_scale=1)
     path = inverted(model, family, "direct", record="none").trajectory.latents[:, None]
     assert torch.equal(run.trajectory.latents[0], path[0, 0])  # measured in the same way
-    config, grid = model.scheduler_config, model.latent_shape(size)[1:]
-    schedule: Any = make_schedule(config, "ddim", STEPS, grid)
+    schedule: Any = schedule_for(model, "ddim", STEPS, model.latent_shape(size)[1:])
     text = model.encode_prompt(run.prompt, size)
     for step in range(STEPS):
         said = model.predict(path[step + 1], schedule.timesteps[step], text)

@@ -37,7 +37,7 @@ from p2p_lab.rivals import (
 from p2p_lab.rivals.job import RivalJob
 from p2p_lab.rivals.levels import Levels
 from p2p_lab.rivals.self_guidance import shared_tokens
-from p2p_lab.sampling import Cancelled, Run, make_schedule, predict_clean
+from p2p_lab.sampling import Cancelled, Run, predict_clean, schedule_for
 from p2p_lab.tokens import AlignmentError
 from tests.families import FAMILIES as MODULES
 from tests.families import Family, text
@@ -232,11 +232,11 @@ def texts(source: Run) -> tuple[Conditioning, Conditioning, Conditioning]:
 
 def guided(source: Run, z: Tensor, step: int, words: Conditioning, scale: float) -> Tensor:
     """Predict with classifier-free guidance, one row at a time."""
-    model, table = source.model, make_schedule(source.model.scheduler_config, "ddim", STEPS)
+    model, times = source.model, table(source).timesteps
     with torch.no_grad():
-        said = model.predict(z, table.timesteps[step], words)
+        said = model.predict(z, times[step], words)
         if scale > 1:
-            other = model.predict(z, table.timesteps[step], texts(source)[2])
+            other = model.predict(z, times[step], texts(source)[2])
             said = other + scale * (said - other)
     return said
 
@@ -252,7 +252,7 @@ def noises(source: Run, seed: int = 0) -> Callable[[int], Tensor]:
 
 
 def table(source: Run) -> Any:
-    return make_schedule(source.model.scheduler_config, "ddim", STEPS)
+    return schedule_for(source.model, "ddim", STEPS, tuple(last(source).shape[-2:]))
 
 
 @pytest.mark.parametrize("model", ["source", "v_source"])
@@ -299,7 +299,7 @@ def test_flow_edit_is_its_algorithm_on_the_rescaled_process(
 def test_flow_edit_is_its_algorithm_on_a_flow(opened: Callable[[str], Run]) -> None:
     source = opened("sd3")
     model, draw, (cat, dog, negative) = source.model, noises(source), texts(source)
-    steps = make_schedule(model.scheduler_config, "ddim", STEPS, tuple(last(source).shape[-2:]))
+    steps = schedule_for(model, "ddim", STEPS, tuple(last(source).shape[-2:]))
     x = z = last(source)
 
     def velocity(point: Tensor, step: int, words: Conditioning, scale: float) -> Tensor:
@@ -593,7 +593,7 @@ def test_the_gradient_of_a_map_is_that_of_finite_differences(sd: Any) -> None:
 def test_levels_are_one_form_for_noise_and_flow(source: Run, opened: Callable[[str], Run]) -> None:
     for run in (source, opened("sd3"), opened("sd2")):
         grid = tuple(last(run).shape[-2:])
-        steps = make_schedule(run.model.scheduler_config, "ddim", STEPS, grid)
+        steps = schedule_for(run.model, "ddim", STEPS, grid)
         levels = Levels.of(steps)
         picture, noise = last(run), torch.ones_like(last(run))
         z = levels.noisy(picture, noise, 1)

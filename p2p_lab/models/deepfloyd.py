@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from p2p_lab.models.denoiser import Conditioning
+from p2p_lab.models.denoiser import Conditioning, ScheduleRules
 from p2p_lab.models.errors import ModelError
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.scheduling import noise_settings
@@ -32,6 +32,11 @@ _TOKENS = 77  # the text encoder was trained with this length
 @dataclass(eq=False, repr=False)
 class DeepFloyd(TextToImage):
     """The parts of IF's base stage: a T5 and a U-Net on pixels."""
+
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """Pictures are denoised, which may be clamped."""
+        return ScheduleRules(pixels=True)
 
     def prompt(self, text: str) -> Prompt:
         """Tokenize `text` in lower case, as the model was trained.
@@ -162,10 +167,7 @@ def open_deepfloyd(parts: Parts) -> DeepFloyd:
         "module": module,
         "text_encoder": parts.network("text_encoder", T5EncoderModel),
         "tokenizer": parts.tokenizer("tokenizer", T5TokenizerFast, _TOKENS),
-        "scheduler_config": {
-            **noise_settings(parts.settings("scheduler"), "pixels"),
-            "space": "pixels",
-        },
+        "scheduler_config": noise_settings(parts.settings("scheduler"), "pixels"),
         "card": parts.card,
     }
     if not enlarges:

@@ -72,6 +72,21 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class ScheduleRules:
+    """What a family's pipeline asks of a sampler's table beside its scheduler's settings.
+
+    Attributes:
+        pixels: Whether pictures are denoised, not latents: they lie in ±1 and may be clamped.
+        patch: Latents that a token spans along each axis; a flow's shift counts tokens.
+        even: Whether a flow's shares of noise fall evenly before they are shifted.
+    """
+
+    pixels: bool = False
+    patch: int = 1
+    even: bool = False
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What the package knows of a model beside its weights.
 
@@ -100,6 +115,10 @@ class Denoiser(Protocol):
     @property
     def prediction(self) -> Prediction:
         """What it predicts: noise, velocity, the clean latents, or a flow's velocity."""
+
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """What its family asks of a sampler's table."""
 
     @property
     def device(self) -> torch.device:

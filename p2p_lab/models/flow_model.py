@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from p2p_lab.models.denoiser import Prediction
+from p2p_lab.models.denoiser import Prediction, ScheduleRules
 from p2p_lab.models.latent_model import LatentModel
 
 PATCH = 2  # latents that a token of these transformers spans along each axis
@@ -26,6 +26,11 @@ class FlowModel(LatentModel):
     def prediction(self) -> Prediction:
         """The velocity of a flow."""
         return "flow"
+
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """A flow's shift counts the tokens of a picture."""
+        return ScheduleRules(patch=PATCH)
 
     @property
     def patch(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p_lab.models.denoiser import Conditioning
+from p2p_lab.models.denoiser import Conditioning, ScheduleRules
 from p2p_lab.models.flow_model import PATCH, FlowModel
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.placement import device_of
@@ -50,6 +50,11 @@ class Flux(FlowModel):
         ids = ids_that_fit(prompt.text, self.clip_tokenizer, length)
         pooled = self.clip(torch.tensor([ids], device=device_of(self.clip))).pooler_output
         return Conditioning(states.to(self.device, self.dtype), pooled.to(self.device, self.dtype))
+
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """Its pipeline lets the shares of noise fall evenly before they are shifted."""
+        return ScheduleRules(patch=PATCH, even=True)
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the velocity in latents (B, C, h, w) at model time t."""
@@ -115,11 +120,7 @@ def open_flux(parts: Parts) -> Flux:
         tokenizer=parts.tokenizer("tokenizer_2", T5TokenizerFast, _TOKENS[distilled]),
         clip=parts.network("text_encoder", CLIPTextModel),
         clip_tokenizer=parts.tokenizer("tokenizer", CLIPTokenizerFast),
-        scheduler_config={
-            **flow_settings(parts.settings("scheduler")),
-            "patch": PATCH,
-            "even": True,
-        },
+        scheduler_config=flow_settings(parts.settings("scheduler")),
         defaults=parts.defaults(side, side, 28 if distilled else 4, 1.0),
         card=parts.card,
     )

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from p2p_lab.models.denoiser import Conditioning
-from p2p_lab.models.flow_model import PATCH, FlowModel
+from p2p_lab.models.flow_model import FlowModel
 from p2p_lab.models.parts import Parts
 from p2p_lab.models.placement import device_of
 from p2p_lab.models.scheduling import flow_settings
@@ -115,7 +115,7 @@ def open_stable_diffusion_3(parts: Parts) -> StableDiffusion3:
         tokenizer=parts.tokenizer("tokenizer", CLIPTokenizerFast),
         tokenizer_2=parts.tokenizer("tokenizer_2", CLIPTokenizerFast),
         tokenizer_3=parts.tokenizer("tokenizer_3", T5TokenizerFast, _TOKENS),
-        scheduler_config={**flow_settings(parts.settings("scheduler")), "patch": PATCH},
+        scheduler_config=flow_settings(parts.settings("scheduler")),
         defaults=parts.defaults(side, side, 28, 7.0),
         card=parts.card,
     )

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from p2p_lab.models.denoiser import Conditioning, Defaults, ModelCard, Prediction
+from p2p_lab.models.denoiser import (
+    Conditioning,
+    Defaults,
+    ModelCard,
+    Prediction,
+    ScheduleRules,
+)
 from p2p_lab.models.locks import renew_after_fork
 from p2p_lab.models.placement import describe, device_of, dtype_of
 from p2p_lab.models.vocabulary import warn_of_unknown_words
@@ -60,6 +66,11 @@ class TextToImage(ABC):
         """What the denoiser predicts: noise, velocity or the clean latents."""
         kind: Prediction = self.scheduler_config.get("prediction_type", "epsilon")
         return kind
+
+    @property
+    def schedule_rules(self) -> ScheduleRules:
+        """What the family asks of a sampler's table."""
+        return ScheduleRules()
 
     @property
     def device(self) -> torch.device:

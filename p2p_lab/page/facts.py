@@ -16,7 +16,7 @@ from p2p_lab.models.stable_diffusion import StableDiffusion
 from p2p_lab.models.vocabulary import unknown_words
 from p2p_lab.page.networks import Denoising
 from p2p_lab.sampling import edit, generate
-from p2p_lab.sampling.schedules import make_schedule
+from p2p_lab.sampling.schedules import schedule_for
 from p2p_lab.scenes.vocabulary import OBJECTS
 from p2p_lab.tokens import Prompt
 
@@ -75,7 +75,7 @@ def schedules_of(model: StableDiffusion, size: tuple[int, int]) -> dict[str, Any
     for steps in sorted({*STEPS, model.defaults.steps, LIVE_STEPS}):
         try:
             grid = model.latent_shape(size)[1:]
-            table = make_schedule(model.scheduler_config, "ddim", steps, grid)
+            table = schedule_for(model, "ddim", steps, grid)
         except ValueError:
             continue  # more steps than this model's settings allow
         columns = (table.timesteps, table.alpha_bar, table.alpha_bar_next)

@@ -22,7 +22,7 @@ from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, S
 from p2p_lab.sampling.observing import observe
 from p2p_lab.sampling.relating import Relations, relations_at
 from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
-from p2p_lab.sampling.schedules import Schedule, make_schedule
+from p2p_lab.sampling.schedules import Schedule, make_schedule, schedule_for
 from p2p_lab.sampling.steps import ddim_step, predict_clean
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "generate_many",
     "latents_at",
     "make_schedule",
+    "schedule_for",
     "maps_at",
     "noise_of",
     "observe",

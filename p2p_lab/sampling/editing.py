@@ -16,7 +16,7 @@ from p2p_lab.models import Denoiser
 from p2p_lab.sampling.edit_job import EditJob
 from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
 from p2p_lab.sampling.runs import Run
-from p2p_lab.sampling.schedules import Schedule, make_schedule
+from p2p_lab.sampling.schedules import Schedule, schedule_for
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.tape_budget import USUAL
 from p2p_lab.warn import warn_caller
@@ -228,7 +228,7 @@ def schedule_of(run: Run) -> Schedule:
         ValueError: If the run was loaded without its model.
     """
     h, w = run.trajectory.latents.shape[-2:]
-    return make_schedule(model_of(run).scheduler_config, run.sampler, run.steps, (h, w))
+    return schedule_for(model_of(run), run.sampler, run.steps, (h, w))
 
 
 def _check_alike(sources: Sequence[Run]) -> None:

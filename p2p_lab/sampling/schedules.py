@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p2p_lab.models.denoiser import Prediction
+from p2p_lab.models.denoiser import Denoiser, Prediction, ScheduleRules
 from p2p_lab.sampling.steps import ddim_step, dynamic_threshold, multistep, spacing, split
 
 _FEW = 15  # steps below which diffusers takes the last one of first order
+_PLAIN = ScheduleRules()
 Sampler = Literal["ddim", "euler", "dpm++", "dpm++2m"]
 
 
@@ -208,10 +209,19 @@ class Schedule:
         return self.alpha_bar[step - 1], self.alpha_bar[step], self.alpha_bar_next[step]
 
 
+def schedule_for(model: Denoiser, sampler: Sampler, steps: int, grid: tuple[int, int]) -> Schedule:
+    """Build the table on which a model is sampled; arguments and errors of `make_schedule`."""
+    return make_schedule(model.scheduler_config, sampler, steps, grid, model.schedule_rules)
+
+
 def make_schedule(
-    config: Mapping[str, Any], sampler: Sampler, steps: int, grid: tuple[int, int] | None = None
+    config: Mapping[str, Any],
+    sampler: Sampler,
+    steps: int,
+    grid: tuple[int, int] | None = None,
+    rules: ScheduleRules = _PLAIN,
 ) -> Schedule:
-    """Build a sampler's table for a model.
+    """Build a sampler's table.
 
     Args:
         config: The model's scheduler settings.
@@ -219,6 +229,7 @@ def make_schedule(
             flow-matching model the first two are one and the same.
         steps: Number of steps T.
         grid: Height and width of the latents; some flow-matching models need it.
+        rules: What the model's family asks beside its settings.
 
     Raises:
         ValueError: If the sampler is not known or the number of steps does not fit the model.
@@ -237,13 +248,12 @@ def make_schedule(
                 f"{sampler=} is for models of noise, and this is a flow-matching model. "
                 "Use 'euler' or 'ddim', which are the same step there."
             )
-        return _flow(config, steps, grid)
-    if config.get("thresholding") and config.get("space") != "pixels":
+        return _flow(config, steps, grid, rules)
+    if config.get("thresholding") and not rules.pixels:
         raise ValueError(
             "This model's scheduler uses dynamic thresholding, which is not supported in latent "
             "space. Set thresholding to false in its scheduler_config.json."
         )
-    config = {name: value for name, value in config.items() if name != "space"}
     make: dict[str, Callable[[Mapping[str, Any], int], Schedule]]
     make = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm, "dpm++2m": partial(_dpm, order=2)}
     try:
@@ -328,14 +338,10 @@ def _dpm(config: Mapping[str, Any], steps: int, order: int = 1) -> Schedule:
     return _of_noise(scheduler, alpha_bar[:-1], alpha_bar[1:], order=order, settles=settles)
 
 
-def _flow(config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None) -> Schedule:
-    """Build the table of a flow.
-
-    Args:
-        config: The model's scheduler settings; "patch" is how many latents a token spans along
-            each axis, "even" whether the shares of noise fall evenly before they are shifted.
-        steps: Number of steps T.
-        grid: Height and width of the latents, on which models with dynamic shifting depend.
+def _flow(
+    config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None, rules: ScheduleRules
+) -> Schedule:
+    """Build the table of a flow; the grid decides where settings ask for a dynamic shift.
 
     Raises:
         ValueError: If the settings ask for what is not supported.
@@ -348,10 +354,9 @@ def _flow(config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None) -
             f"The scheduler {kind} with these settings is not supported for flow-matching models. "
             "Use a FlowMatchEulerDiscreteScheduler without stochastic sampling."
         )
-    settings = {name: value for name, value in config.items() if name not in ("patch", "even")}
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
-    even = np.linspace(1.0, 1 / steps, steps) if config.get("even") else None
-    shift = _shift(config, grid) if config.get("use_dynamic_shifting") else None
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    even = np.linspace(1.0, 1 / steps, steps) if rules.even else None
+    shift = _shift(config, grid, rules.patch) if config.get("use_dynamic_shifting") else None
     scheduler.set_timesteps(steps, sigmas=even, mu=shift)
     sigma, sigma_next = scheduler.sigmas[:-1], scheduler.sigmas[1:]
     return Schedule(
@@ -359,11 +364,10 @@ def _flow(config: Mapping[str, Any], steps: int, grid: tuple[int, int] | None) -
     )
 
 
-def _shift(config: Mapping[str, Any], grid: tuple[int, int] | None) -> float:
+def _shift(config: Mapping[str, Any], grid: tuple[int, int] | None, patch: int) -> float:
     """Return how far the table is shifted towards noise: the more, the larger the picture."""
     if grid is None:
         raise ValueError("This model's steps depend on the picture's size; give its latents' size.")
-    patch = int(config.get("patch", 1))
     positions = (grid[0] // patch) * (grid[1] // patch)
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)

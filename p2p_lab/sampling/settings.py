@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from p2p_lab.attention import AttentionTape, Site
 from p2p_lab.models import Denoiser
-from p2p_lab.sampling.schedules import Sampler, Schedule, make_schedule
+from p2p_lab.sampling.schedules import Sampler, Schedule, schedule_for
 from p2p_lab.sampling.tape_budget import new_tapes
 
 Record = Literal["tape", "store", "none"]
@@ -55,7 +55,7 @@ class Settings:
         if record not in get_args(Record):
             raise ValueError(f"record={record!r} is not known; use one of {get_args(Record)}.")
         shape = model.latent_shape(full)
-        schedule = make_schedule(model.scheduler_config, sampler, steps, shape[1:])
+        schedule = schedule_for(model, sampler, steps, shape[1:])
         return Settings(steps, scale, full, shape, record, sampler, schedule)
 
     def new_tapes(
