@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from p2p_lab.training import feeding, loop, stage, tokens, train
+from p2p_lab.training import feeding, latent, stage, tokens, train
 from tiny_run import TINY
 
 tokens.TOKENIZER_CAPTIONS = 800
-loop.sample_grid = lambda *_: None  # type: ignore[assignment]
-loop.autoencoder_grid = lambda *_: None  # type: ignore[assignment]
+latent.sample_grid = lambda *_: None  # type: ignore[assignment]
+latent.autoencoder_grid = lambda *_: None  # type: ignore[assignment]
 stage.run_stage.__kwdefaults__["checkpoint_seconds"] = 0.0
 torch.set_num_threads(1)
 left = int(sys.argv[2]) or 10**9

@@ -30,7 +30,7 @@ KNOWS = {
     "tokens": set(),
     "edits": {"tokens"},
     "models": {"tokens"},
-    "training": {"tokens", "models", "scenes", "metrics"},
+    "training": {"tokens", "attention", "models", "scenes", "metrics"},
 }
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.splits import ENCODERS, TRAINING
-from p2p_lab.training import TrainConfig, build, feeding, loop, patches, save, stage, tokens, train
+from p2p_lab.training import (
+    TrainConfig,
+    build,
+    feeding,
+    latent,
+    patches,
+    save,
+    stage,
+    tokens,
+    train,
+)
 from p2p_lab.training.checkpoint import (
     ResumeError,
     checkpoints,
@@ -37,11 +48,11 @@ from p2p_lab.training.checkpoint import (
 )
 from p2p_lab.training.config import SIZES
 from p2p_lab.training.data import Words, draw_batch, draw_images
-from p2p_lab.training.loop import fold_normalisation
+from p2p_lab.training.latent import EARLY, fold_normalisation
 from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
 from p2p_lab.training.stage import rate_factor, run_stage
-from p2p_lab.training.supervision import record_cross_attention, supervision_loss
+from p2p_lab.training.supervision import MapRecorder, supervision_loss
 from p2p_lab.training.tokens import build_tokenizer
 from tiny_run import TINY
 
@@ -61,11 +72,11 @@ def quick() -> Iterator[None]:
     """A tokenizer from fewer captions, fewer pictures to measure the latents, no grids."""
     patch = pytest.MonkeyPatch()
     patch.setattr(tokens, "TOKENIZER_CAPTIONS", 1500)
-    patch.setattr(loop, "fold_normalisation", functools.partial(fold_normalisation, pictures=64))
+    patch.setattr(latent, "fold_normalisation", functools.partial(fold_normalisation, pictures=64))
     patch.setattr(patches, "PICTURES", 96)
     patch.setattr(stage, "WARMUP_PICTURES", 20)
-    patch.setattr(loop, "sample_grid", lambda *_: None)
-    patch.setattr(loop, "autoencoder_grid", lambda *_: None)
+    patch.setattr(latent, "sample_grid", lambda *_: None)
+    patch.setattr(latent, "autoencoder_grid", lambda *_: None)
     torch.set_num_threads(1)
     yield
     patch.undo()
@@ -85,7 +96,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         return stage.Stage(name, module, noted, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Stage", watched)
+        patch.setattr(latent, "Stage", watched)
         return train(SMOKE, out, device="cpu"), out
 
 
@@ -165,7 +176,7 @@ def test_a_warm_start_takes_over_weights_and_tokenizer_of_a_model_of_the_same_sh
     assert all(torch.equal(text[n], w) for n, w in trained.text_encoder.state_dict().items())
     vae = parts.vae.state_dict()
     assert all(torch.equal(vae[n], w) for n, w in trained.vae.state_dict().items())
-    warm = loop.prepare(dataclasses.replace(TINY, warm_start=str(exported)))
+    warm = latent.prepare(dataclasses.replace(TINY, warm_start=str(exported)))
     vocabulary = warm.tokenizer.get_vocab()
     assert vocabulary | trained.tokenizer.get_vocab() == vocabulary
 
@@ -433,13 +444,14 @@ def test_the_attention_of_training_is_the_libraries_with_equal_gradients() -> No
     text = parts.text_encoder(ids)[0].detach()
     found = []
     for recorded in (False, True):
-        maps = record_cross_attention(parts.unet) if recorded else []
+        recorder = MapRecorder(parts.unet, (8, 8), EARLY)
         parts.unet.zero_grad()
-        out = parts.unet(latents, 500, text).sample
+        with recorder.attached() if recorded else nullcontext():
+            out = parts.unet(latents, 500, text).sample
         out.square().mean().backward()
         grads = [p.grad.clone() for p in parts.unet.parameters() if p.grad is not None]
         found.append((out.detach(), grads))
-        assert bool(maps) == recorded
+        assert bool(recorder.maps) == recorded
     assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
     for plain, ours in zip(found[0][1], found[1][1], strict=True):
         assert torch.allclose(plain, ours, atol=1e-6, rtol=1e-4)

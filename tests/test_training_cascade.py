@@ -19,16 +19,18 @@ from p2p_lab.judge.network import JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
-from p2p_lab.training import CascadeConfig, cascade, cascade_build, feeding, stage
+from p2p_lab.training import CascadeConfig, cascade, cascade_build, feeding, loop, stage, train
 from p2p_lab.training import __main__ as command
-from p2p_lab.training.cascade import denoising_loss, enlarge, noised, shrink, train_cascade
+from p2p_lab.training.cascade import EARLY, enlarge, noised, shrink
 from p2p_lab.training.cascade_build import CascadeParts, build_cascade, build_t5_tokenizer
 from p2p_lab.training.cascade_export import save_cascade
 from p2p_lab.training.config import SIZES
 from p2p_lab.training.data import draw_batch
+from p2p_lab.training.denoising import denoising_errors, error_weight, inside_weight
 from p2p_lab.training.optim import is_matrix
+from p2p_lab.training.setting import Setting
 from p2p_lab.training.stage import run_stage
-from p2p_lab.training.supervision import record_hybrid_attention
+from p2p_lab.training.supervision import MapRecorder
 
 TINY = dataclasses.replace(
     CascadeConfig(),
@@ -75,7 +77,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> CascadeParts:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cascade, "Stage", watched)
-        return train_cascade(SMOKE, tmp_path_factory.mktemp("smoke"), device="cpu")
+        return train(SMOKE, tmp_path_factory.mktemp("smoke"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def state_of(parts: CascadeParts) -> dict[str, torch.Tensor]:
 def test_a_cascade_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for_bit(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = state_of(train_cascade(TINY, tmp_path / "whole", device="cpu"))
+    whole = state_of(train(TINY, tmp_path / "whole", device="cpu"))
     defaults: Any = run_stage.__kwdefaults__
     monkeypatch.setitem(defaults, "checkpoint_seconds", 0.0)
     left = [stop]
@@ -137,8 +139,8 @@ def test_a_cascade_interrupted_in_a_stage_and_an_uninterrupted_one_agree_bit_for
     with monkeypatch.context() as patch:
         patch.setattr(feeding.Draws, "__getitem__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train_cascade(TINY, tmp_path / "parts", device="cpu")
-    resumed = state_of(train_cascade(TINY, tmp_path / "parts", device="cpu"))
+            train(TINY, tmp_path / "parts", device="cpu")
+    resumed = state_of(train(TINY, tmp_path / "parts", device="cpu"))
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
@@ -158,8 +160,8 @@ def test_the_super_stage_leaves_the_text_encoder_as_the_base_stage_left_it(tmp_p
             seen.update({n: t.clone() for n, t in run.module["text_encoder"].state_dict().items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cascade, "run_stage", noted)
-        parts = train_cascade(dataclasses.replace(TINY, pictures=8), tmp_path, device="cpu")
+        patch.setattr(loop, "run_stage", noted)
+        parts = train(dataclasses.replace(TINY, pictures=8), tmp_path, device="cpu")
     fresh = build_cascade(TINY).text_encoder.state_dict()
     after = parts.text_encoder.state_dict()
     assert all(torch.equal(seen[name], after[name]) for name in after)
@@ -168,7 +170,6 @@ def test_the_super_stage_leaves_the_text_encoder_as_the_base_stage_left_it(tmp_p
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_an_error_of_the_picture_costs_the_same_whatever_the_network_tells(kind: Any) -> None:
-    config = dataclasses.replace(TINY, prediction=kind, object_weight=0.0)
     random = torch.Generator().manual_seed(0)
     images, noise, error = (torch.randn(2, 3, 4, 4, generator=random) for _ in range(3))
     alpha_bar = torch.tensor([0.9, 0.3]).view(2, 1, 1, 1)
@@ -177,22 +178,20 @@ def test_an_error_of_the_picture_costs_the_same_whatever_the_network_tells(kind:
     eps = (noisy - alpha_bar.sqrt() * wrong) / (1 - alpha_bar).sqrt()
     velocity = alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * wrong
     told = eps if kind == "epsilon" else velocity
-    found = denoising_loss(told, images, noise, alpha_bar, torch.zeros(2, 1, 4, 4), config)
+    errors = denoising_errors(told, images, noise, alpha_bar, kind)
+    found = (error_weight(alpha_bar, kind) * errors).mean()
     ratio = (alpha_bar / (1 - alpha_bar)).clamp_max(5.0)
-    wanted = float((ratio * error.square()).mean()) / 0.35
+    wanted = float((ratio * error.square()).mean())
     assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_an_error_inside_objects_counts_more() -> None:
-    zeros, alpha_bar = torch.zeros(1, 3, 4, 4), torch.full((1, 1, 1, 1), 0.5)
     cover = torch.zeros(1, 1, 4, 4)
     cover[..., :2, :] = 1
-    costs = []
-    for rows in (slice(0, 2), slice(2, 4)):
-        told = zeros.clone()
-        told[..., rows, :] = 1
-        costs.append(float(denoising_loss(told, zeros, zeros, alpha_bar, cover, TINY)))
-    assert costs[0] == pytest.approx((1 + TINY.object_weight) * costs[1])
+    weight = inside_weight(cover, TINY)
+    inside, outside = weight[..., :2, :], weight[..., 2:, :]
+    assert torch.allclose(inside, (1 + TINY.object_weight) * outside)
+    assert float(weight.mean()) == pytest.approx(1)
 
 
 def test_the_small_picture_is_noised_to_the_level_that_the_network_is_told() -> None:
@@ -222,16 +221,17 @@ def test_the_recorded_attention_is_diffusers_own_and_keeps_the_texts_share_of_it
         labels = torch.tensor([5, 90]) if channels == 6 else None
         with torch.no_grad():
             native = unet(x, 500, text, class_labels=labels).sample
-            maps = record_hybrid_attention(unet)
-            written = unet(x, 500, text, class_labels=labels).sample
+            recorder = MapRecorder(unet, (side, side), EARLY)
+            with recorder.attached():
+                written = unet(x, 500, text, class_labels=labels).sample
         assert torch.allclose(native, written, atol=1e-5)
-        for probs in maps:
+        for probs in recorder.maps:
             share = probs.sum(-1)
             if unet is parts.super:
                 assert torch.allclose(share, torch.ones_like(share), atol=1e-5)
             else:
                 assert share.min() > 0 and share.max() < 1
-        assert len(maps) == (1 if unet is parts.super else 5)
+        assert len(recorder.maps) == (1 if unet is parts.super else 5)
 
 
 def test_the_base_looks_at_text_at_two_sizes_and_the_super_stage_at_its_bottleneck_only() -> None:
@@ -295,15 +295,14 @@ def test_diffusers_opens_both_stages_and_draws_what_the_prompt_and_the_small_pic
 
 
 def test_the_text_is_encoded_in_training_as_the_pipeline_encodes_it(
-    smoke: CascadeParts, pipelines: tuple[Any, Any]
+    smoke: CascadeParts, pipelines: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    from accelerate import Accelerator
-
+    setting = Setting.open(tmp_path, "cpu", 0, "no")
+    smoke.text_encoder.float()
     batch = draw_batch(SMOKE, smoke.tokenizer, 0, 3)
     texts = smoke.tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
     with torch.no_grad():
-        given = cascade._text(batch, smoke, Accelerator(cpu=True))
-        trained = smoke.text_encoder.float()(**given)[0]
+        trained = cascade._text(batch, smoke, setting)
     drawn, _ = pipelines[0].encode_prompt(texts)
     assert torch.allclose(trained, drawn, atol=0.02) and trained.std() > 0.1  # fp16 on disk
 

@@ -21,13 +21,15 @@ from p2p_lab.models import verify
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.scenes.splits import ENCODERS
-from p2p_lab.training import cache, loop, nested, tokens
+from p2p_lab.training import cache, latent, nested, tokens, train
 from p2p_lab.training.build import build, open_start
 from p2p_lab.training.cache import GROUP, CachedBatches, SceneCache, make_group
 from p2p_lab.training.checkpoint import ResumeError
 from p2p_lab.training.config import SIZES, CascadeConfig
 from p2p_lab.training.data import draw_images
+from p2p_lab.training.denoising import channel_weight
 from p2p_lab.training.export import save
+from p2p_lab.training.nested import COARSE
 from p2p_lab.training.patches import fit, rows_of
 from p2p_lab.training.tokens import build_tokenizer, extend_tokenizer
 from tiny_run import TINY
@@ -43,8 +45,8 @@ def quick() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setattr(tokens, "TOKENIZER_CAPTIONS", 800)
     patch.setattr(nested, "PICTURES", 160)
-    patch.setattr(loop, "sample_grid", lambda *_: None)
-    patch.setattr(loop, "autoencoder_grid", lambda *_: None)
+    patch.setattr(latent, "sample_grid", lambda *_: None)
+    patch.setattr(latent, "autoencoder_grid", lambda *_: None)
     torch.set_num_threads(1)
     yield
     patch.undo()
@@ -57,7 +59,7 @@ def start() -> Any:
 
 @pytest.fixture(scope="module")
 def parts() -> Any:
-    return loop.prepare(SMALL_128)
+    return latent.prepare(SMALL_128)
 
 
 # -- one tokenizer in every process ---------------------------------------------------------
@@ -189,27 +191,21 @@ def test_a_wider_unet_starts_as_the_smaller_one_whatever_the_detail_is(
 
 
 def test_the_loss_of_the_detail_weighs_what_the_configuration_says() -> None:
-    errors = torch.zeros(2, 32, 4, 4)
-    alpha_bar, cover = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, 1, 4, 4)
-
-    def loss(channel: int) -> float:
-        marked = errors.clone()
-        marked[:, channel] = 1
-        return float(loop._velocity_loss(marked, alpha_bar, cover, SMALL_128))
-
-    assert loss(20) / loss(3) == pytest.approx(SMALL_128.detail_weight)
+    weight = channel_weight(32, COARSE, SMALL_128.detail_weight)
+    assert float(weight[COARSE]) / float(weight[0]) == pytest.approx(SMALL_128.detail_weight)
+    assert float(weight.mean()) == pytest.approx(1)
 
 
 def test_windows_are_whole_positions_and_move_from_step_to_step() -> None:
     across = torch.arange(128.0).expand(1, 1, 128, 128)
     corners = set()
     for step in range(20):
-        window = loop.crop(across, SMALL_128, step)
+        window = latent.crop(across, SMALL_128, step)
         assert window.shape[-2:] == (64, 64)
         corners.add(int(window[0, 0, 0, 0]))
     assert len(corners) > 4 and all(corner % 8 == 0 for corner in corners)
     whole = dataclasses.replace(SMALL_128, crop=0)
-    assert loop.crop(across, whole, 0) is across
+    assert latent.crop(across, whole, 0) is across
 
 
 # -- words that must be read ----------------------------------------------------------------
@@ -223,8 +219,8 @@ def test_neutral_padding_says_what_an_empty_prompt_says_and_words_stay(parts: An
     always = dataclasses.replace(SMALL_128, neutral_padding=1.0)
     never = dataclasses.replace(SMALL_128, neutral_padding=0.0)
     device, numbers = torch.device("cpu"), torch.Generator().manual_seed(0)
-    assert torch.equal(loop.TextReader(never, parts, device)(ids, numbers), plain)
-    read = loop.TextReader(always, parts, device)(ids, numbers)
+    assert torch.equal(latent.TextReader(never, parts, device)(ids, numbers), plain)
+    read = latent.TextReader(always, parts, device)(ids, numbers)
     words = [len(parts.tokenizer(text).input_ids) - 1 for text in texts]
     for b, count in enumerate(words):
         assert torch.allclose(read[b, :count], plain[b, :count], atol=1e-5)
@@ -339,10 +335,10 @@ def test_stages_trained_apart_and_joined_are_the_run_in_one_piece(tmp_path: Path
                 found.update(tensor.numpy().tobytes())
         return found.hexdigest()
 
-    for stage in loop.STAGES:
-        loop.train(config, tmp_path / "apart", device="cpu", stages=[stage])
-    joined = loop.train(config, tmp_path / "apart", device="cpu")
-    whole = loop.train(config, tmp_path / "whole", device="cpu")
+    for stage in latent.STAGES:
+        train(config, tmp_path / "apart", device="cpu", stages=[stage])
+    joined = train(config, tmp_path / "apart", device="cpu")
+    whole = train(config, tmp_path / "whole", device="cpu")
     assert weights(joined) == weights(whole)
 
 
@@ -353,7 +349,7 @@ def test_a_run_goes_on_from_its_own_saved_pipeline_with_all_its_weights(
     for module in (parts.vae, parts.unet, parts.text_encoder):
         module.half().float()  # as they are saved
     save(parts, SMALL_128, tmp_path / "half-way-v1", {})
-    again = loop.prepare(dataclasses.replace(SMALL_128, warm_start=str(tmp_path / "half-way-v1")))
+    again = latent.prepare(dataclasses.replace(SMALL_128, warm_start=str(tmp_path / "half-way-v1")))
     for name in ("vae", "unet", "text_encoder"):
         ours, theirs = getattr(again, name).state_dict(), getattr(parts, name).state_dict()
         assert [

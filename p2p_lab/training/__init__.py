@@ -7,7 +7,6 @@ command line knows the room.
 """
 
 from p2p_lab.training.build import Parts, build
-from p2p_lab.training.cascade import train_cascade
 from p2p_lab.training.cascade_build import CascadeParts, build_cascade
 from p2p_lab.training.cascade_export import save_cascade
 from p2p_lab.training.config import CascadeConfig, TrainConfig
@@ -24,5 +23,4 @@ __all__ = [
     "save",
     "save_cascade",
     "train",
-    "train_cascade",
 ]

@@ -12,11 +12,11 @@ from typing import Any
 
 from accelerate import PartialState
 
-from p2p_lab.training.cascade import train_cascade
 from p2p_lab.training.cascade_export import save_cascade
 from p2p_lab.training.config import CASCADES, SIZES
 from p2p_lab.training.export import save
-from p2p_lab.training.loop import STAGES, train
+from p2p_lab.training.latent import STAGES
+from p2p_lab.training.loop import train
 
 FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures")
 
@@ -45,6 +45,8 @@ def main() -> None:
     of_cascade = options.size in CASCADES
     if of_cascade and options.warm_start:
         parser.error("--warm-start is for latent models; a cascade starts from nothing.")
+    if of_cascade and options.stages:
+        parser.error("--stages is for latent models; a cascade's second stage needs its first.")
     if options.prediction and not of_cascade:
         parser.error("--prediction is for a cascade; latent models tell the velocity.")
     changes = {name: value for name in FREE if (value := getattr(options, name)) is not None}
@@ -55,7 +57,7 @@ def main() -> None:
     how = {name: getattr(options, name) for name in ("device", "workers", "precision")}
     if of_cascade:
         cascade = dataclasses.replace(CASCADES[options.size], **changes)
-        parts = train_cascade(cascade, options.out, **how)
+        parts = train(cascade, options.out, **how)
         _finish(lambda facts: save_cascade(parts, cascade, target, facts), options.out, target)
     else:
         config = dataclasses.replace(SIZES[options.size], **changes)

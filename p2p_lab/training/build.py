@@ -26,6 +26,11 @@ class Parts:
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
 
+    @property
+    def networks(self) -> tuple[AutoencoderKL | UNet2DConditionModel, ...]:
+        """The convolutional networks."""
+        return self.vae, self.unet
+
 
 def build(config: TrainConfig, tokenizer: CLIPTokenizer | None = None) -> Parts:
     """Make a pipeline's parts with fresh parameters, drawn from `config.seed`.

@@ -49,6 +49,11 @@ class CascadeParts:
     scheduler: DDIMScheduler
     noising: DDPMScheduler
 
+    @property
+    def networks(self) -> tuple[UNet2DConditionModel, ...]:
+        """The convolutional networks."""
+        return self.base, self.super
+
 
 def build_cascade(config: CascadeConfig) -> CascadeParts:
     """Make a cascade's parts with fresh parameters, drawn from `config.seed`."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from p2p_lab.training.config import RunConfig
 from p2p_lab.training.data import Words
+from p2p_lab.training.setting import Setting
 
 
 class Draws(Dataset[Any]):
@@ -28,31 +28,30 @@ class Draws(Dataset[Any]):
 
 
 def batches(
-    draw: Callable[[int, int], Any], config: RunConfig, accelerator: Accelerator, workers: int
+    draw: Callable[[int, int], Any], config: RunConfig, setting: Setting
 ) -> Callable[[int], Iterator[Any]]:
     """Return a function from the first step to this process's endless batches.
 
     Args:
         draw: From a first scene seed and a number of scenes to a batch.
         config: Of the run.
-        accelerator: Tells how many processes share a batch.
-        workers: Processes that draw ahead (0: none).
+        setting: Tells how many processes share a batch, and how many draw ahead.
     """
-    share = config.batch // accelerator.num_processes
-    offset = accelerator.process_index * share
+    share = config.batch // setting.accelerator.num_processes
+    offset = setting.accelerator.process_index * share
 
     def at(step: int) -> Any:
         return draw(step * config.batch + offset, share)
 
     def start(step: int) -> Iterator[Any]:
-        return iter(DataLoader(Draws(at, step), batch_size=None, num_workers=workers))
+        return iter(DataLoader(Draws(at, step), batch_size=None, num_workers=setting.workers))
 
     return start
 
 
-def random_numbers(config: RunConfig, step: int, accelerator: Accelerator) -> torch.Generator:
+def random_numbers(config: RunConfig, step: int, setting: Setting) -> torch.Generator:
     """Return this process's random numbers for one step, the same after a resumption."""
-    mixed = (config.seed * 1_000_003 + step) * 64 + accelerator.process_index
+    mixed = (config.seed * 1_000_003 + step) * 64 + setting.accelerator.process_index
     return torch.Generator().manual_seed(mixed)
 
 

@@ -1,48 +1,52 @@
-"""The two stages: an autoencoder, then a U-Net with its text encoder."""
+"""Train a model: its stages one after the other, whatever kind it is."""
 
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
-from accelerate import Accelerator
-from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import AttnProcessor2_0
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from p2p_lab.scenes.grammar import DETAIL_WORDS
-from p2p_lab.scenes.splits import ENCODERS
-from p2p_lab.training.build import Parts, build, is_same_shape, open_start, take_weights
-from p2p_lab.training.cache import CachedBatches, SceneCache
-from p2p_lab.training.checkpoint import begin_run, load_checkpoint
-from p2p_lab.training.config import TrainConfig
-from p2p_lab.training.data import Batch, draw_batch, draw_covered, draw_images
-from p2p_lab.training.feeding import batches, random_numbers, words_on
-from p2p_lab.training.nested import COARSE, install_nested_encoder
-from p2p_lab.training.patches import install_patch_encoder
-from p2p_lab.training.preview import autoencoder_grid, sample_grid
+from p2p_lab.training.build import Parts
+from p2p_lab.training.cascade import cascade_stages
+from p2p_lab.training.cascade_build import CascadeParts, build_cascade
+from p2p_lab.training.checkpoint import begin_run
+from p2p_lab.training.config import CascadeConfig, TrainConfig
+from p2p_lab.training.latent import STAGES, latent_stages, prepare
+from p2p_lab.training.setting import Setting
 from p2p_lab.training.stage import Stage, run_stage
-from p2p_lab.training.supervision import record_cross_attention, supervision_loss
-from p2p_lab.training.tokens import extend_tokenizer
 
-KL_WEIGHT = 3e-4
-STAGES = ("autoencoder", "denoiser")
+
+@overload
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: str = ...,
+    workers: int = ...,
+    precision: str = ...,
+    stages: Sequence[str] = ...,
+) -> Parts: ...
+
+
+@overload
+def train(
+    config: CascadeConfig, out: Path, *, device: str = ..., workers: int = ..., precision: str = ...
+) -> CascadeParts: ...
 
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | CascadeConfig,
     out: Path,
     *,
     device: str = "auto",
     workers: int = 0,
     precision: str = "no",
     stages: Sequence[str] = STAGES,
-) -> Parts:
-    """Train a pipeline, going on from whatever checkpoints lie in `out`.
+) -> Parts | CascadeParts:
+    """Train a latent model or a cascade, going on from whatever checkpoints lie in `out`.
 
     Args:
         config: What to train.
@@ -50,8 +54,7 @@ def train(
         device: "auto", "cpu" or "cuda".
         workers: Processes that draw scenes ahead (0: draw in the training process).
         precision: "no", "bf16" or "fp16" (autocast).
-        stages: Which to train. With a fixed encoder the two need nothing of one another and can
-            run at once, each in a process of its own; a last call with both joins them.
+        stages: Which stages of a latent model to train.
 
     Returns:
         The trained parts, with averaged weights, on the CPU.
@@ -59,271 +62,27 @@ def train(
     Raises:
         ResumeError: If `out` holds a run with another configuration.
     """
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
-    if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
-        torch.set_num_threads(1)
+    setting = Setting.open(out, device, workers, precision)
     begin_run(out, config.digest(), dataclasses.asdict(config))
-    parts = prepare(config)
-    for module in (parts.vae, parts.unet):
-        module.to(accelerator.device, memory_format=torch.channels_last)
-    parts.text_encoder.to(accelerator.device)
-    if "autoencoder" in stages and _learns_decoder(config):
-        run_stage(_autoencoder_stage(config, parts, accelerator, workers), config, accelerator, out)
-        if config.encoder == "learned":
-            fold_normalisation(parts.vae, config)
-    if "denoiser" in stages:
-        feed = _feed(config, parts, out)
-        stage = _denoiser_stage(config, parts, accelerator, workers, feed)
-        run_stage(stage, config, accelerator, out)
-    parts.unet.set_attn_processor(AttnProcessor2_0())
-    for module in (parts.vae, parts.unet, parts.text_encoder):
+    parts = build_cascade(config) if isinstance(config, CascadeConfig) else prepare(config)
+    for network in parts.networks:
+        network.to(setting.device, memory_format=torch.channels_last)
+    parts.text_encoder.to(setting.device)
+    for stage in _stages(config, parts, setting, stages):
+        run_stage(stage, config, setting.accelerator, out)
+    for module in (*parts.networks, parts.text_encoder):
         module.to("cpu")
     return parts
 
 
-def prepare(config: TrainConfig) -> Parts:
-    """Return a run's parts before its first step, a fixed encoder and a warm start in place."""
-    trained = open_start(config.warm_start) if config.warm_start else None
-    if trained is None:
-        parts = build(config)
-    else:
-        words = DETAIL_WORDS if config.long_captions else ()
-        parts = build(config, extend_tokenizer(trained.tokenizer, words))
-        take_weights(parts, trained)
-    if trained is not None and is_same_shape(parts, trained):
-        return parts  # with the trained model's own autoencoder
-    if config.encoder == "nested":
-        install_nested_encoder(parts.vae, config, trained.vae if trained else None)
-    elif config.encoder == "patches":
-        install_patch_encoder(parts.vae, config)
-    return parts
-
-
-def _learns_decoder(config: TrainConfig) -> bool:
-    """Return whether there is an autoencoder to train: a warm start of the same shape has one."""
-    return not config.warm_start or config.encoder == "nested"
-
-
-def _feed(config: TrainConfig, parts: Parts, out: Path) -> Callable[[int, int], Batch]:
-    """Return what gives the denoiser its batches: a cache of latents, or scenes drawn each time."""
-    if config.cached:
-        cache = SceneCache(config, parts.vae, out / "cache")
-        return CachedBatches(cache, parts.tokenizer)
-    return lambda first, n: draw_batch(config, parts.tokenizer, first, n)
-
-
-def _autoencoder_stage(
-    config: TrainConfig, parts: Parts, accelerator: Accelerator, workers: int
-) -> Stage:
-    vae = parts.vae
-    seen = dataclasses.replace(config, world=config.decoder_world or config.world)
-    if config.encoder != "learned":
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-
-    def loss(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        generator = random_numbers(config, step, accelerator)
-        images, cover = (crop(part, config, step).to(accelerator.device) for part in batch)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with accelerator.autocast():
-            posterior = vae.encode(images).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
-            spread = config.latent_noise or posterior.std
-            latents = posterior.mean + spread * noise.to(accelerator.device)
-            decoded = vae.decode(latents).sample
-        difference = (decoded - images).float()
-        total = reconstruction_loss(difference, cover, config.object_weight)
-        if config.encoder == "learned":
-            total = total + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
-        psnr = -10 * torch.log10(difference.square().mean() / 4)
-        return total, {"loss": total.item(), "psnr": psnr.item()}
-
-    return Stage(
-        "autoencoder",
-        vae,
-        loss,
-        batches(lambda first, n: draw_covered(seen, first, n), config, accelerator, workers),
-        config.hours * 3600 * config.autoencoder_share,
-        config.decoder_pictures or config.pictures,
-        lambda path: autoencoder_grid(vae, config, path),
-        config.vae_factor,
-    )
-
-
-def crop(pictures: Tensor, config: TrainConfig, step: int) -> Tensor:
-    """Return a window of pictures (B, C, S, S), a new one each step, in whole latent positions."""
-    if not config.crop:
-        return pictures
-    places = (config.picture_size - config.crop) // config.scale + 1
-    y, x = (config.scale * random.Random(f"crop {step} {k}").randrange(places) for k in "yx")
-    return pictures[..., y : y + config.crop, x : x + config.crop]  # (B, C, crop, crop)
-
-
-def reconstruction_loss(difference: Tensor, cover: Tensor, object_weight: float) -> Tensor:
-    """Return mostly the squared error, with some absolute error and some of its slopes.
-
-    Args:
-        difference: (B, 3, S, S).
-        cover: (B, 1, S, S), where the things are: they count more.
-        object_weight: How much more.
-    """
-    weight = (1 + object_weight * cover) / (1 + object_weight * cover.mean())
-    absolute = (weight * difference.abs()).mean() + _edges(weight * difference)
-    return 8 * (weight * difference.square()).mean() + 0.15 * absolute
-
-
-def _edges(difference: Tensor) -> Tensor:
-    """Return the mean absolute slope of an error picture: blur costs more than an offset."""
-    across = difference[..., 1:] - difference[..., :-1]
-    down = difference[..., 1:, :] - difference[..., :-1, :]
-    return across.abs().mean() + down.abs().mean()
-
-
-@torch.no_grad()
-def fold_normalisation(vae: AutoencoderKL, config: TrainConfig, pictures: int = 512) -> None:
-    """Rescale the latents to mean 0 and deviation 1 a channel, inside the quant convolutions.
-
-    So a plain pipeline, which multiplies by one number only, sees normalised latents.
-    """
-    device = vae.device
-    found = []
-    for first in range(0, pictures, 64):
-        images = draw_images(config, ENCODERS.seed(first), 64).to(device)
-        found.append(vae.encode(images).latent_dist.mean)
-    latents = torch.cat(found)
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    encode, decode = vae.quant_conv, vae.post_quant_conv
-    assert encode is not None and decode is not None
-    count = len(mean)
-    encode.bias[:count] -= mean
-    encode.weight[:count] /= deviation.view(-1, 1, 1, 1)
-    encode.bias[:count] /= deviation
-    encode.bias[count:] -= 2 * deviation.log()
-    decode.bias += (decode.weight[:, :, 0, 0] * mean).sum(1)
-    decode.weight *= deviation.view(1, -1, 1, 1)
-
-
-def _denoiser_stage(
-    config: TrainConfig,
-    parts: Parts,
-    accelerator: Accelerator,
-    workers: int,
-    feed: Callable[[int, int], Batch],
-) -> Stage:
-    vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
-    vae.requires_grad_(False)
-    maps = record_cross_attention(unet) if config.supervision else []
-    alpha_bars = parts.scheduler.alphas_cumprod.to(accelerator.device)
-    device = accelerator.device
-    read = TextReader(config, parts, device)
-
-    def loss(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
-        generator = random_numbers(config, step, accelerator)
-        t, noise = _noise(config, generator, device, len(batch.images))
-        alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
-        with accelerator.autocast():
-            latents = batch.images.to(device, memory_format=torch.channels_last)
-            if not config.cached:
-                with torch.no_grad():
-                    latents = vae.encode(latents).latent_dist.mean
-            noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-            target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
-            text = read(batch.ids.to(device), generator)
-            maps.clear()
-            predicted = unet(noisy, t, text).sample
-        errors = F.mse_loss(predicted.float(), target, reduction="none")
-        fit = _velocity_loss(errors, alpha_bar, batch.cover.to(device), config)
-        numbers = {"loss": fit.item()}
-        if config.encoder == "nested":
-            numbers["coarse"] = errors[:, :COARSE].mean().item()
-            numbers["detail"] = errors[:, COARSE:].mean().item()
-        if not maps:
-            return fit, numbers
-        where = supervision_loss(
-            [probs.float() for probs in maps],
-            words_on(batch.words, device),
-            alpha_bar.flatten().sqrt(),
-        )
-        numbers["maps"] = where.item()
-        return fit + config.supervision * where, numbers
-
-    return Stage(
-        "denoiser",
-        nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
-        loss,
-        batches(feed, config, accelerator, workers),
-        config.hours * 3600 * (1 - config.autoencoder_share * _learns_decoder(config)),
-        config.pictures,
-        lambda path: _draw_samples(parts, config, path),
-    )
-
-
-def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
-    """Save a grid of samples, with the newest decoder if it learns beside this stage.
-
-    A learned encoder never does: its latents were normalised when its stage was over.
-    """
-    beside = config.encoder != "learned" and path.parent.parent / "autoencoder"
-    found = load_checkpoint(beside, config.digest()) if beside else None
-    if found is not None:
-        with torch.no_grad():
-            for name, parameter in parts.vae.named_parameters():
-                parameter.copy_(found[0][f"average.{name}"])
-    sample_grid(parts, config, path)
-
-
-class TextReader:
-    """The text encoder as the denoiser sees it while it learns.
-
-    In a share of the captions the states of the padding are those of an empty prompt. The
-    encoder is causal, so the padding behind a prompt has read all of it: without this, most of
-    the attention rests there, and a word's own map is a few percent that no edit can turn up.
-    """
-
-    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
-        self.share, self.encoder = config.neutral_padding, parts.text_encoder
-        empty = parts.tokenizer(
-            "", padding="max_length", max_length=config.length, return_tensors="pt"
-        )
-        self.empty = empty.input_ids.to(device)
-        self.end = parts.tokenizer.eos_token_id
-
-    def __call__(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the text's states (B, L, D) of token ids (B, L)."""
-        if not self.share:
-            states: Tensor = self.encoder(ids)[0]
-            return states
-        both = self.encoder(torch.cat([ids, self.empty]))[0]
-        neutral = torch.rand(len(ids), 1, generator=generator).to(ids.device) < self.share
-        padding = (ids == self.end).cumsum(1) > 0  # (B, L), the end mark included
-        return torch.where((padding & neutral)[..., None], both[-1:], both[:-1])
-
-
-def _noise(
-    config: TrainConfig, generator: torch.Generator, device: torch.device, count: int
-) -> tuple[Tensor, Tensor]:
-    """Return model times (B,), spread evenly over the schedule, and noise (B, C, h, w)."""
-    side = config.picture_size // config.scale
-    spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    noise = torch.randn(count, config.latent_channels, side, side, generator=generator)
-    return (spread * 1000).long().to(device), noise.to(device)
-
-
-def _velocity_loss(errors: Tensor, alpha_bar: Tensor, cover: Tensor, config: TrainConfig) -> Tensor:
-    """Return the min-SNR-5 weighted loss (Hang et al. 2023), heavier inside objects.
-
-    Args:
-        errors: (B, C, h, w), squared, of the velocity.
-        alpha_bar: (B, 1, 1, 1).
-        cover: (B, 1, h, w), where the things are.
-        config: Of the run.
-    """
-    ratio = alpha_bar / (1 - alpha_bar)
-    weight = ratio.clamp_max(5.0) / (ratio + 1)
-    inside = 1 + config.object_weight * cover
-    inside = inside / inside.mean()
-    if config.encoder == "nested":  # structure first
-        channels = torch.ones(errors.shape[1], device=errors.device)
-        channels[COARSE:] = config.detail_weight
-        inside = inside * (channels / channels.mean()).view(1, -1, 1, 1)
-    return (weight * inside * errors).mean() / 0.35
+def _stages(
+    config: TrainConfig | CascadeConfig,
+    parts: Parts | CascadeParts,
+    setting: Setting,
+    names: Sequence[str],
+) -> Iterator[Stage]:
+    if isinstance(config, CascadeConfig):
+        assert isinstance(parts, CascadeParts)
+        return cascade_stages(config, parts, setting)
+    assert isinstance(parts, Parts)
+    return latent_stages(config, parts, setting, names)
