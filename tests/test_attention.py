@@ -764,15 +764,15 @@ def test_an_interrupt_at_any_moment_leaves_a_model_that_can_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also before the first line of the way out, when nothing can be put back any more."""
-    from p2p_lab.attention import attaching
+    from p2p_lab.attention import tap
     from tests.conftest import tiny_unet
 
     unet = tiny_unet()
     sites = dict(list(find_sites(unet, (16, 16)).items())[:1])
     for slow in ("_compiled", "_refuse_backend"):  # they look around, and put nothing in
-        monkeypatch.setattr(attaching, slow, lambda _: False)
+        monkeypatch.setattr(tap, slow, lambda _: False)
     before, late, left_behind = dict(unet.attn_processors), 0, 0
-    traces = "attention/attaching.py", "models/attention_processor.py"
+    traces = "attention/tap.py", "models/attention_processor.py"
     while True:
         late += 1
         try:
@@ -794,7 +794,7 @@ def test_an_interrupt_at_any_moment_leaves_a_model_that_can_be_used(
 
 def test_what_an_interrupt_left_behind_lets_everything_pass(monkeypatch: Any) -> None:
     """Wrappers, and the tap that was open when it came."""
-    from p2p_lab.attention import attaching
+    from p2p_lab.attention import tap
 
     family = families.sd()
     usual, site_map = family.call(families.text()), sites_of(family)
@@ -802,8 +802,8 @@ def test_what_an_interrupt_left_behind_lets_everything_pass(monkeypatch: Any) ->
     def pressed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(attaching, "_leave", lambda *_: None)
-    monkeypatch.setattr(attaching.Tap, "__exit__", pressed)
+    monkeypatch.setattr(tap, "_leave", lambda *_: None)
+    monkeypatch.setattr(tap.Tap, "__exit__", pressed)
     with (
         pytest.raises(KeyboardInterrupt),
         attached(family.module, Controller(site_map, BOTH), site_map),
@@ -811,7 +811,7 @@ def test_what_an_interrupt_left_behind_lets_everything_pass(monkeypatch: Any) ->
         family.call(families.text())
     monkeypatch.undo()
     assert torch.equal(family.call(families.text()), usual)
-    assert isinstance(torch._C._pop_torch_function_stack(), attaching.Tap)
+    assert isinstance(torch._C._pop_torch_function_stack(), tap.Tap)
 
 
 def test_an_exit_stack_attaches_and_gives_back_too() -> None:

@@ -17,7 +17,7 @@ from benchmarks.beyond.moves import make_move
 from benchmarks.moving import centre, measure
 from p2p_lab.attention import BatchSlices, Controller, Site, sharp_map
 from p2p_lab.attention.blending import blend_mask
-from p2p_lab.attention.moving import centre_of, move_rows, region_of
+from p2p_lab.attention.mixing import centre_of, move_rows, region_of
 from p2p_lab.attention.sharpening import enlarge_along, propagate
 from p2p_lab.edits import (
     Edit,

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from p2p_lab import LocalBlend, Refine, edit, edit_summary, generate, load
 from p2p_lab.attention import AttentionCall, MapReader, Site, Taking, attached, find_sites
-from p2p_lab.attention.state import resize
-from p2p_lab.attention.taking import late_sites
+from p2p_lab.attention.handlers import late_sites
+from p2p_lab.attention.store import resize
 from p2p_lab.figures import show_edit
 from p2p_lab.models import Conditioning
 from p2p_lab.rivals import (

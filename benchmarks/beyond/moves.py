@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.editing.truth import moved as seen_scene
-from p2p_lab.attention.moving import carried, centre_of
+from p2p_lab.attention.mixing import carried, centre_of
 from p2p_lab.inversion import invert
 from p2p_lab.judge import Judge
 from p2p_lab.models import Denoiser

@@ -9,17 +9,21 @@ call, an `AttentionStore` answers for the maps, an `AttentionTape` keeps what an
 source may take. The room knows plans and probabilities; it knows no text encoder and no sampler.
 """
 
-from p2p_lab.attention.attaching import attached
 from p2p_lab.attention.blending import blend_level, blend_mask, blend_sites
 from p2p_lab.attention.controller import Controller
-from p2p_lab.attention.differentiating import MapReader
+from p2p_lab.attention.handlers import MapReader, Taking
 from p2p_lab.attention.mixing import mix_site
 from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
-from p2p_lab.attention.state import BatchSlices, ControllerState, RunningMaps, nearest_size, resize
-from p2p_lab.attention.store import AttentionStore
-from p2p_lab.attention.taking import Taking
-from p2p_lab.attention.tap import AttentionCall
+from p2p_lab.attention.store import (
+    AttentionStore,
+    BatchSlices,
+    ControllerState,
+    RunningMaps,
+    nearest_size,
+    resize,
+)
+from p2p_lab.attention.tap import AttentionCall, attached
 from p2p_lab.attention.tape import AttentionTape, EditedProbs, QueryKey, taped_sites
 
 __all__ = [

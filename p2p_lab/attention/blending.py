@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.state import nearest_size
+from p2p_lab.attention.store import nearest_size
 from p2p_lab.edits import BlendPlan
 
 

@@ -27,8 +27,7 @@ from p2p_lab.attention.mixing import (
     shares,
 )
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.state import BatchSlices, ControllerState, RunningMaps
-from p2p_lab.attention.store import AttentionStore
+from p2p_lab.attention.store import AttentionStore, BatchSlices, ControllerState, RunningMaps
 from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.attention.tape import AttentionTape, EditedProbs, Entry, QueryKey, join, one
 from p2p_lab.edits import EditPlan, mix_cross

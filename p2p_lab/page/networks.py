@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from p2p_lab.attention import Site, find_sites
 from p2p_lab.attention.blending import blend_sites
-from p2p_lab.attention.state import nearest_size
+from p2p_lab.attention.store import nearest_size
 from p2p_lab.judge.network import PICTURE_SIZE, JudgeNet
 from p2p_lab.models import Denoiser
 from p2p_lab.models.stable_diffusion import StableDiffusion

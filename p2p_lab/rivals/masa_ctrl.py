@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from p2p_lab.attention.taking import Taking, late_sites
+from p2p_lab.attention.handlers import Taking, late_sites
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.rivals.job import Branch, RivalJob, check_along, check_share
 from p2p_lab.sampling import Run

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from p2p_lab.attention.taking import Taking
+from p2p_lab.attention.handlers import Taking
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.rivals.job import Branch, RivalJob, check_along, check_end
 from p2p_lab.sampling import Run

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from p2p_lab.attention.moving import region_of
+from p2p_lab.attention.mixing import region_of
 from p2p_lab.edits import EditPlan, MovePlan
 from p2p_lab.sampling.runs import Run
 

@@ -1,22 +1,55 @@
-"""Take queries, keys or values of other rows: what the methods after Prompt-to-Prompt inject.
+"""Other handlers of the attention than the controller: read with gradients, take other rows' parts.
+
+    reader = MapReader(slice(0, 1))
+    with attached(model.module, reader, sites):
+        model.predict(latents, t, text)
+    reader.maps["…attn2"].sum() → its gradient with respect to the latents
+
+What the methods after Prompt-to-Prompt inject, the source beside the target in one batch:
 
     queries and keys    the source's map on the target's values (Prompt-to-Prompt, Plug-and-Play)
     keys and values     what the target's queries find in the source (MasaCtrl)
 
-The source runs beside the target in the same batch. On a softmax over words and image (IF, SD3,
-Flux) only the image positions are taken, which is our extension. This file knows no sampler.
+On a softmax over words and image (IF, SD3, Flux) only the image positions are taken, which is our
+extension. This file knows no sampler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from p2p_lab.attention.sites import Site
 from p2p_lab.attention.tap import AttentionCall, AttentionHandler
+
+
+@dataclass(eq=False)
+class MapReader:
+    """Collect how much each position looks at each token, in one forward pass.
+
+    Attributes:
+        rows: Which rows of the batch.
+        pixels: Read sites with at most this many positions.
+        maps: What was read: the mean over heads by site, (rows, pixels, L).
+    """
+
+    rows: slice
+    pixels: int = 32 * 32
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+    def wants(self, site: Site) -> bool:
+        """Return whether a site is read."""
+        return site.has_text and site.pixels <= self.pixels
+
+    def apply(self, site: Site, call: AttentionCall) -> Tensor:
+        """Read, and compute the attention's output natively, (B, heads, Q, d)."""
+        probs = call.query_key(self.rows, site.image_queries(call.query.shape[2])).probs()
+        self.maps[site.name] = probs[..., site.text_keys(probs.shape[-1])].mean(dim=1)
+        return call.native()
+
 
 Part = Literal["query", "key", "value"]
 
