@@ -25,11 +25,12 @@ from nbgrader.preprocessors import Execute, NbGraderPreprocessor
 from traitlets import Float, Integer, Unicode
 
 FENCE = """
-from p2p_lab.checks import fence as _fence
+from p2p_lab.checks.engine import fence as _fence
 _fence.put_up({course!r}, {gib!r})
 del _fence
 """
-ASK = "__import__('sys').modules['p2p_lab.checks.fence'].serve({request!r}, {reply!r}, globals())"
+FENCE_NAME = "p2p_lab.checks.engine.fence"
+ASK = "__import__('sys').modules['" + FENCE_NAME + "'].serve({request!r}, {reply!r}, globals())"
 
 
 class RestoreCells(NbGraderPreprocessor):
@@ -149,7 +150,7 @@ class GuardedExecute(Execute):
 
     def _judged(self, cell: Any, resources: Any) -> Any:
         """Judge the answer that a test cell names, and return the cell's output."""
-        from p2p_lab.checks.grading import Elsewhere, graded
+        from p2p_lab.checks.engine.grading import Elsewhere, graded
 
         asked = Asked.of(cell.source)
         if asked is None:
@@ -176,8 +177,8 @@ class GuardedExecute(Execute):
             Stopped: If it took too long, or its process ended.
         """
         from p2p_lab.checks import questions
-        from p2p_lab.checks.answering import Outcome
-        from p2p_lab.checks.wire import read
+        from p2p_lab.checks.engine.answering import Outcome
+        from p2p_lab.checks.engine.wire import read
 
         question = questions()[question_id]
         drive = None if question.drive is None else question.drive.__name__

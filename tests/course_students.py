@@ -91,13 +91,13 @@ def align_prompts(source, target):
 """
 
 IMPORTED = {
-    "words": "from p2p_lab.checks.ps1_words import words\n",
+    "words": "from p2p_lab.checks.sets.ps1_words import words\n",
     "alignment": """
 import p2p_lab.tokens.alignment as ready
 import difflib
 
 def alignment(source, target, weight):
-    from p2p_lab.checks.aligning import heaviest
+    from p2p_lab.checks.fixtures.aligning import heaviest
     return heaviest(source, target, weight)
 """,
     "prompts": """

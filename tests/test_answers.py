@@ -15,7 +15,8 @@ import torch
 
 import course
 import p2p_lab
-from p2p_lab.checks import check, questions, wire
+from p2p_lab.checks import check, questions
+from p2p_lab.checks.engine import wire
 from p2p_lab.edits import LocalBlend, Replace
 from tests.course_students import OTHER_WAY
 
@@ -122,13 +123,13 @@ def test_values_and_edits_arrive_as_they_were_sent(tmp_path: Path) -> None:
 
 FENCED = """
 import mmap, sys
-from p2p_lab.checks import fence
+from p2p_lab.checks.engine import fence
 fence.put_up({course!r}, 1.0)
 tried = {{
     "secret": lambda: open({course!r} + "/secret.txt").read(),
-    "checks": lambda: open(fence._HERE / "ps1.py").read(),
-    "module": lambda: __import__("p2p_lab.checks.ps1"),
-    "lesson": lambda: __import__("p2p_lab.checks.lesson_03"),
+    "checks": lambda: open(fence._CHECKS / "sets/ps1.py").read(),
+    "module": lambda: __import__("p2p_lab.checks.sets.ps1"),
+    "lesson": lambda: __import__("p2p_lab.checks.lessons.lesson_03"),
     "program": lambda: __import__("subprocess").run(["cat", {course!r} + "/secret.txt"]),
     "shell": lambda: __import__("os").system("true"),
     "network": lambda: __import__("socket").create_connection(("127.0.0.1", 9)),

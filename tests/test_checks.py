@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from p2p_lab import edits, tokens
-from p2p_lab.checks import Feedback, asking, check, exercises, hint, progress, solution
+from p2p_lab.checks import Feedback, check, exercises, hint, progress, solution
+from p2p_lab.checks.engine import asking
 from tests.worlds import tiny_tokenizer
 from tests.wrong_answers import WRONG
 
@@ -41,7 +42,7 @@ def test_the_lessons_find_the_exercises_that_they_name() -> None:
 
 @pytest.mark.parametrize("exercise_id", IDS)
 def test_the_reference_answer_is_right(exercise_id: str) -> None:
-    found = check(exercise_id, exercises()[exercise_id].reference)
+    found = check(exercise_id, exercises()[exercise_id].right)
     assert found.state == "right" and found, found
 
 
@@ -71,9 +72,9 @@ def test_hardly_a_known_mistake_hears_the_largest_difference_alone() -> None:
 
 
 def test_a_list_of_tensors_is_taken_for_a_tensor_everywhere() -> None:
-    reference = exercises()["02.mapper"].reference
+    reference = exercises()["02.mapper"].right
     assert check("02.mapper", lambda *given: list(reference(*given)))
-    reweight = exercises()["04.reweight"].reference
+    reweight = exercises()["04.reweight"].right
     assert check("04.reweight", lambda *given: [list(head) for head in reweight(*given)])
 
 
@@ -96,7 +97,7 @@ def test_a_stub_counts_as_not_attempted(exercise_id: str, stub: Any) -> None:
 def test_a_shown_solution_runs_in_an_empty_notebook_and_is_right(exercise_id: str) -> None:
     space: dict[str, Any] = {}
     exec(solution(exercise_id).text, space)
-    assert check(exercise_id, space[exercises()[exercise_id].reference.__name__])
+    assert check(exercise_id, space[exercises()[exercise_id].right.__name__])
 
 
 @pytest.mark.parametrize("exercise_id", IDS)
@@ -119,9 +120,9 @@ def test_progress_counts_an_exercise_once_it_is_right_and_names_the_next_one() -
     assert repr(progress("00b")) == wanted
     check(first.id, lambda *given: None), check(first.id, lambda clean, *rest: clean)
     assert repr(progress("00b")) == wanted
-    check(first.id, first.reference), check(first.id, first.reference)
+    check(first.id, first.right), check(first.id, first.right)
     assert repr(progress("00b")).startswith(f"■□ 1 of 2 exercises solved. Next: {second.id}, ")
-    check(second.id, second.reference)
+    check(second.id, second.right)
     assert repr(progress("00b")) == "■■ 2 of 2 exercises solved."
     assert (progress().solved, progress().asked) == (2, len(IDS))
     asking._solved.clear()
@@ -135,7 +136,7 @@ def test_progress_of_a_lesson_that_is_not_there_is_refused() -> None:
 def test_a_processor_may_be_a_class_too() -> None:
     class Processor:
         def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None) -> Any:
-            return exercises()["01.processor"].reference(attn, hidden_states, encoder_hidden_states)
+            return exercises()["01.processor"].right(attn, hidden_states, encoder_hidden_states)
 
     class Blank:
         def __call__(self, attn: Any, *args: Any) -> Any:
@@ -147,7 +148,7 @@ def test_a_processor_may_be_a_class_too() -> None:
 
 
 def test_numpy_and_nested_lists_are_answers_too() -> None:
-    reference = exercises()["02.mapper"].reference
+    reference = exercises()["02.mapper"].right
     assert check("02.mapper", lambda *given: reference(*given).numpy())
     assert check("02.mapper", lambda *given: reference(*given).tolist())
 
@@ -209,13 +210,13 @@ def test_the_mapper_and_the_window_of_the_exercises_are_those_of_the_package() -
     words = tiny_tokenizer()
     source = tokens.Prompt.of("a cat on the snowy grass", words)
     target = tokens.Prompt.of("a caramel on the red grass", words)
-    found = exercises()["02.mapper"].reference(source.spans, target.spans, len(source))
+    found = exercises()["02.mapper"].right(source.spans, target.spans, len(source))
     ours = tokens.align_words(source, target)
     columns = slice(1, target.end - 1)
     assert torch.equal(found[:, columns].double(), ours.mapper[:, columns].float().double())
     plan = edits.compile_edits([edits.Replace(cross=(0.2, 0.7))], source, target, 10)
     taken = plan.source_gain.any(dim=1).nonzero().flatten().tolist()
-    assert taken == list(exercises()["02.window"].reference((0.2, 0.7), 10))
+    assert taken == list(exercises()["02.window"].right((0.2, 0.7), 10))
 
 
 def test_the_fader_on_a_refinement_has_the_gains_of_the_compiled_plan() -> None:
@@ -226,6 +227,6 @@ def test_the_fader_on_a_refinement_has_the_gains_of_the_compiled_plan() -> None:
     plan = edits.compile_edits(how, source, target, 5)
     matched = tokens.align_tokens(source, target).matched
     inside = torch.arange(5) < 3
-    gains = exercises()["04.compose"].reference(matched, inside, target.tokens_of("cat"), 2.0)
+    gains = exercises()["04.compose"].right(matched, inside, target.tokens_of("cat"), 2.0)
     assert torch.equal(gains[0].double(), plan.source_gain)
     assert torch.equal(gains[1].double(), plan.target_gain)

@@ -28,7 +28,7 @@ from p2p_lab.checks import (
     seed_of,
     solution,
 )
-from p2p_lab.checks.exercise import Wrong
+from p2p_lab.checks.engine.exercise import Wrong
 from tests.course_rounds import Course, failing_cells, graded_cells, id_of, lost
 from tests.course_students import PATCHES, cells
 

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from p2p_lab.checks import exercises
-from p2p_lab.checks.aligning import by_place, heaviest_block, pairs_when_equally_long
-from p2p_lab.checks.lesson_09 import _SAY, _variant
+from p2p_lab.checks.fixtures.aligning import by_place, heaviest_block, pairs_when_equally_long
+from p2p_lab.checks.lessons.lesson_09 import _SAY, _variant
 
 Answer = Callable[..., Any]
 
 
 def right(exercise_id: str) -> Answer:
-    return exercises()[exercise_id].reference
+    return exercises()[exercise_id].right
 
 
 def _in_place(probs: Any, tokens: Any, scale: Any) -> Any:

@@ -11,7 +11,7 @@ questions of the problem sets are checked in the same way, and `grade` is their 
 it. The room may use every other one; none uses it.
 """
 
-from p2p_lab.checks.asking import (
+from p2p_lab.checks.engine.asking import (
     allow_hints,
     check,
     exercises,
@@ -20,10 +20,10 @@ from p2p_lab.checks.asking import (
     questions,
     solution,
 )
-from p2p_lab.checks.exercise import Exercise
-from p2p_lab.checks.feedback import Feedback, Note, Progress, State
-from p2p_lab.checks.grading import NotRight, grade
-from p2p_lab.checks.question import Question, seed_of
+from p2p_lab.checks.engine.exercise import Exercise
+from p2p_lab.checks.engine.feedback import Feedback, Note, Progress, State
+from p2p_lab.checks.engine.grading import NotRight, grade
+from p2p_lab.checks.engine.question import Question, seed_of
 
 __all__ = [
     "Exercise",

@@ -1,0 +1,1 @@
+"""How an answer is called, judged and graded, and what is said of it."""
