@@ -11,7 +11,7 @@ import json
 import runpy
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ from p2p_lab import (
     load,
 )
 from p2p_lab.attention import find_sites
+from p2p_lab.codec import decode
 from p2p_lab.inversion import NullText, to_tensor
 from p2p_lab.models import ModelError
 from p2p_lab.models.living import Living
 from p2p_lab.sampling import EditCache, Run, apply_plan, predict_clean, schedule_for
 from p2p_lab.sampling.peak_memory import peak_memory
 from p2p_lab.sampling.tape_budget import tape_size
-from p2p_lab.tokens import align_tokens, align_words
+from p2p_lab.tokens import Prompt, align_tokens, align_words
 from tests.family_pipelines import FAMILIES, SEED, STEPS, pipeline_picture, save_if_upscaler
 
 CAT, DOG = "a cat on grass", "a dog on grass"
@@ -362,7 +363,7 @@ def test_words_are_found_and_aligned_in_every_text_that_a_denoiser_reads(opened:
         n = len(clip)
         assert torch.equal(mapper[:n, :n], one.mapper) and torch.equal(mapper[n:, n:], two.mapper)
         assert not mapper[:n, n:].any() and not mapper[n:, :n].any()
-    assert type(bear).from_dict(json.loads(json.dumps(bear.to_dict()))) == bear
+    assert decode(Prompt, json.loads(json.dumps(asdict(bear)))) == bear
 
 
 @pytest.mark.parametrize("key", ["ldm", "pixart-sigma", "sd3"])

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_one_name_crosses_the_border_and_stands_in_one_table() -> None:
 )
 def test_the_reader_of_imports_sees_every_form(line: str, room: str) -> None:
     assert imported_rooms(line, "p2p_lab.tokens") == {room}
+
+
+def test_no_files_import_one_another_in_a_circle_not_even_inside_a_function() -> None:
+    files = {".".join([package_of(path), path.stem]): path for path in HOUSE.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    known = {name: imported_files(path, set(files)) - {name} for name, path in files.items()}
+    assert known["p2p_lab.sampling.runs"] >= {"p2p_lab.sampling.saving", "p2p_lab.attention"}
+    TopologicalSorter(known).prepare()  # raises CycleError with the circle
+
+
+def imported_files(path: Path, files: set[str]) -> set[str]:
+    """Return the files of the package that a file imports when it runs, not those for types."""
+    left, found = [ast.parse(path.read_text(encoding="utf-8"))], set()  # type: list[ast.AST], set[str]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package_of(path))
+            full = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in files else base for name in full}
+        left.extend(ast.iter_child_nodes(node))
+    return found & files
 
 
 # Words of our own in the place of a term of the field; each has been renamed.

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -135,7 +136,7 @@ def test_prompts_are_tokenized_as_in_python_with_the_words_and_characters_of_eac
             assert answer["error"].startswith("InputError: The prompt is "), text
             continue
         short += 1
-        expected = json.loads(json.dumps(Prompt.of(text, model.tokenizer).to_dict()))
+        expected = json.loads(json.dumps(asdict(Prompt.of(text, model.tokenizer))))
         assert answer.get("value") == expected, (text, answer.get("stack"))
     assert short > 500
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import product
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from p2p_lab.codec import decode
 from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words, ids_that_fit
 from p2p_lab.tokens.words import group_tokens
 from tests.worlds import LENGTH, SPLIT, WORDS, tiny_tokenizer
@@ -165,7 +167,7 @@ def test_what_is_no_prompt_is_refused_with_a_sentence() -> None:
 
 def test_a_prompt_comes_back_from_json_as_it_was() -> None:
     found = prompt("a caf\u00e9, 'a polar' cat")
-    assert Prompt.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert decode(Prompt, json.loads(json.dumps(asdict(found)))) == found
     assert repr(prompt("a cat")) == "<Prompt 'a cat': 2 words, 4 of 32 tokens>"
 
 

@@ -30,7 +30,7 @@ from p2p_lab.attention.sites import Site
 from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.attention.tape import Entry, QueryKey
 from p2p_lab.edits import EditPlan, mix_cross
-from p2p_lab.edits.movement import MovePlan
+from p2p_lab.edits.parts import MovePlan
 
 
 def mixes(plan: EditPlan, site: Site, step: int) -> bool:

@@ -6,6 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from p2p_lab.commands._edit_options import blend_words, named_edits
+
 
 def check_numbers(options: argparse.Namespace) -> None:
     """See that steps, seed and guidance are possible.
@@ -34,7 +36,6 @@ def check_edit(options: argparse.Namespace, source: str | None, target: str) -> 
     Raises:
         ValueError: If something is not.
     """
-    from p2p_lab.commands.edit import blend_words, named_edits
     from p2p_lab.edits import Refine
 
     named_edits(options, Refine)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from p2p_lab.commands.edit import add_model_options
+from p2p_lab.commands._edit_options import add_model_options
 
 OPTIONAL = ("jupyterlab", "notebook")
 LEAST_MEGABYTES = 1000

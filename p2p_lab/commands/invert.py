@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_lab.commands import _early
+from p2p_lab.commands._edit_options import add_edit_options, add_model_options
 from p2p_lab.commands._files import check_writable, write_picture
-from p2p_lab.commands.edit import add_edit_options, add_model_options, make_edits
+from p2p_lab.commands.edit import make_edits
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser

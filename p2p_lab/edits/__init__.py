@@ -16,8 +16,8 @@ from p2p_lab.edits.between import between
 from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.compiling import compile_edits, default_edits
 from p2p_lab.edits.move import Move
-from p2p_lab.edits.movement import MovePlan
-from p2p_lab.edits.plan import BlendPlan, EditPlan, Window, mix_cross
+from p2p_lab.edits.parts import BlendPlan, MovePlan
+from p2p_lab.edits.plan import EditPlan, Window, mix_cross
 from p2p_lab.edits.reweight import Reweight
 
 __all__ = [

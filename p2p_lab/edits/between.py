@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from p2p_lab.devices import cpu_by_default
-from p2p_lab.edits.movement import MovePlan
+from p2p_lab.edits.parts import BlendPlan, Feed, MovePlan
 from p2p_lab.edits.places import nearest_step
-from p2p_lab.edits.plan import BlendPlan, EditPlan, Feed, Joint
+from p2p_lab.edits.plan import EditPlan, Joint
 from p2p_lab.tokens import Prompt
 
 

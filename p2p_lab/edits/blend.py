@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from p2p_lab.edits.parts import BlendPlan
 from p2p_lab.edits.places import is_number, nearest_step, tokens_in, word_and_place
-from p2p_lab.edits.plan import BlendPlan, EditPlan, Word
+from p2p_lab.edits.plan import EditPlan, Word
 from p2p_lab.tokens import Prompt
 
 Words = Word | Sequence[Word]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2p_lab.edits.blend import checked_mask
-from p2p_lab.edits.movement import MovePlan
+from p2p_lab.edits.parts import MovePlan
 from p2p_lab.edits.places import check_window, cross_steps, is_number, tokens_in
 from p2p_lab.edits.plan import EditPlan, Window
 from p2p_lab.tokens import Prompt

@@ -12,64 +12,14 @@ from torch import Tensor
 
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.edits import report
-from p2p_lab.edits.movement import MovePlan, same_fields
+from p2p_lab.edits.parts import BlendPlan, Feed, MovePlan, same_fields
+from p2p_lab.edits.saving import read_plan, write_plan
 from p2p_lab.tokens import Prompt
 from p2p_lab.tokens.alignment import Compat
 
 Window = tuple[float, float]
 Word = str | tuple[str, int]  # a word, or one of its places, from 0
 Joint = Literal["maps", "queries"]
-
-
-@dataclass(frozen=True, eq=False)
-class BlendPlan:
-    """Where the edit may change the picture (the paper's local editing).
-
-    After each step t >= `start_step`: z* <- z + mask (z* - z). The mask is the union of the
-    source's and the target's, minus that of the words to subtract, times the user's own.
-
-    Attributes:
-        source_tokens: Token positions in the source prompt.
-        target_tokens: Token positions in the target prompt.
-        source_subtract: Token positions in the source prompt whose region stays as it was.
-        target_subtract: The same in the target prompt.
-        threshold: Part of the map's maximum above which a pixel belongs to the mask.
-        start_step: First step at which the latents are blended.
-        mask: (H, W) in [0, 1], the user's own mask of any resolution, or None. Without tokens
-            it is the whole mask; with tokens the two are multiplied.
-        toward: Another region, and the share of the way to it (an animation); the start step is
-            that of both together.
-    """
-
-    source_tokens: tuple[int, ...] = ()
-    target_tokens: tuple[int, ...] = ()
-    source_subtract: tuple[int, ...] = ()
-    target_subtract: tuple[int, ...] = ()
-    threshold: float = 0.3
-    start_step: int = 0
-    mask: Tensor | None = None
-    toward: tuple[BlendPlan, float] | None = None
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether all fields are equal, the mask element by element."""
-        return isinstance(other, BlendPlan) and same_fields(self, other)
-
-
-@dataclass(frozen=True, eq=False)
-class Feed:
-    """Which source tokens feed the target a second time, beside the plan's own mapper.
-
-    Attributes:
-        mapper: P, (L, L).
-        gain: (T, L); how much of the mapped source column j enters at step t.
-    """
-
-    mapper: Tensor
-    gain: Tensor
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether both tensors are equal."""
-        return isinstance(other, Feed) and same_fields(self, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +254,7 @@ class EditPlan:
 
     def to_json(self) -> str:
         """Return the plan as JSON; `from_json` gives back exactly the same plan."""
-        return report.to_json(self)
+        return write_plan(self)
 
     @classmethod
     @cpu_by_default()
@@ -314,9 +264,7 @@ class EditPlan:
         Raises:
             ValueError: If the text is no saved plan.
         """
-        fields = report.from_json(text)
-        second = fields.pop("second")
-        return cls(**fields, second=None if second is None else Feed(*second))
+        return cls(**read_plan(text))
 
 
 def mix_cross(source: Tensor | None, target: Tensor, plan: EditPlan, step: int) -> Tensor:

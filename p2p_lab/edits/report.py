@@ -1,22 +1,17 @@
-"""An `EditPlan` as text: a summary, a table of tokens, and JSON."""
+"""An `EditPlan` as text: a summary, a table of tokens, and the layers that it touches."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor
 
-from p2p_lab.codec import parse_object
-from p2p_lab.edits.movement import MovePlan
+from p2p_lab.edits.parts import BlendPlan, MovePlan
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
-    from p2p_lab.edits.plan import BlendPlan, EditPlan
-
-_FORMAT = "p2p_lab.EditPlan/1"
+    from p2p_lab.edits.plan import EditPlan
 
 
 def summary(plan: EditPlan) -> str:
@@ -185,138 +180,3 @@ def _move_line(move: MovePlan, plan: EditPlan) -> str:
         f"source {words} by {down:+.3g} down, {right:+.3g} right, {move.scale:.3g} times as "
         f"large, in steps {_range_text(move.steps)}, {region}"
     )
-
-
-def to_json(plan: EditPlan) -> str:
-    """Write a plan as JSON; numbers keep every bit, the mapper only its entries that count."""
-    blend = None if plan.blend is None else _plain(plan.blend)
-    record = {
-        "format": _FORMAT,
-        "length": plan.length,
-        "mapper": _entries(plan.mapper),
-        "source_gain": plan.source_gain.tolist(),
-        "target_gain": plan.target_gain.tolist(),
-        "self_steps": [plan.self_steps.start, plan.self_steps.stop, plan.self_steps.step],
-        "self_pixels": plan.self_pixels,
-        "blend": blend,
-        "source": None if plan.source is None else plan.source.to_dict(),
-        "target": None if plan.target is None else plan.target.to_dict(),
-        "compat": plan.compat,
-        "joint": plan.joint,
-        "toward": None
-        if plan.toward is None
-        else [plan.toward[0].to_dict(), float(plan.toward[1])],
-        "moves": [_plain_move(move) for move in plan.moves],
-        "second": None
-        if plan.second is None
-        else [_entries(plan.second.mapper), plan.second.gain.tolist()],
-    }
-    return json.dumps(record, allow_nan=False)
-
-
-def _entries(mapper: Tensor) -> list[list[float]]:
-    return [[i, j, float(mapper[i, j])] for i, j in mapper.nonzero().tolist()]
-
-
-def _plain_move(move: MovePlan) -> dict[str, Any]:
-    fields = {name: getattr(move, name) for name in move.__dataclass_fields__}
-    fields["steps"] = [move.steps.start, move.steps.stop]
-    if move.mask is not None:
-        fields["mask"] = move.mask.tolist()
-    return fields
-
-
-def _move(fields: dict[str, Any]) -> MovePlan:
-    mask = fields["mask"]
-    return MovePlan(
-        tokens=tuple(fields["tokens"]),
-        by=(float(fields["by"][0]), float(fields["by"][1])),
-        scale=float(fields["scale"]),
-        steps=range(*fields["steps"]),
-        threshold=float(fields["threshold"]),
-        mask=None if mask is None else torch.tensor(mask, dtype=torch.float64),
-    )
-
-
-def _plain(blend: BlendPlan) -> dict[str, Any]:
-    fields = {name: getattr(blend, name) for name in blend.__dataclass_fields__}
-    if blend.mask is not None:
-        fields["mask"] = blend.mask.tolist()
-    if blend.toward is not None:
-        fields["toward"] = [_plain(blend.toward[0]), blend.toward[1]]
-    return fields
-
-
-def _blend(fields: dict[str, Any]) -> BlendPlan:
-    from p2p_lab.edits.plan import BlendPlan
-
-    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    if found["mask"] is not None:
-        found["mask"] = torch.tensor(found["mask"], dtype=torch.float64)
-    if found.get("toward") is not None:
-        other, share = found["toward"]
-        found["toward"] = _blend(other), float(share)
-    return BlendPlan(**found)
-
-
-def from_json(text: str) -> dict[str, Any]:
-    """Read the fields of a plan from JSON; a second feed comes as its mapper and its gain.
-
-    Raises:
-        ValueError: If the text is no JSON, or no plan.
-    """
-    try:
-        record = parse_object(text)
-        if record.get("format") != _FORMAT:
-            raise KeyError("format")
-        return _fields(record)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        raise ValueError(
-            f"This text is no saved EditPlan ({_FORMAT}): {type(error).__name__} {error}. Save "
-            f"the plan again with plan.to_json()."
-        ) from error
-
-
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    if any(len(row) != record["length"] for row in record["source_gain"]):
-        raise ValueError("its gains are not as long as its prompts")  # before length² is taken
-    second = record.get("second")
-    start, stop, stride = record["self_steps"]
-    blend = record["blend"]
-    return {
-        "mapper": _mapper(record["mapper"], record["length"]),
-        "source_gain": _gain(record["source_gain"], record["length"]),
-        "target_gain": _gain(record["target_gain"], record["length"]),
-        "self_steps": range(start, stop, stride),
-        "self_pixels": int(record["self_pixels"]),
-        "blend": None if blend is None else _blend(blend),
-        "source": None if record["source"] is None else Prompt.from_dict(record["source"]),
-        "target": None if record["target"] is None else Prompt.from_dict(record["target"]),
-        "compat": record["compat"],
-        "joint": record.get("joint", "maps"),
-        "toward": None
-        if record.get("toward") is None
-        else (Prompt.from_dict(record["toward"][0]), float(record["toward"][1])),
-        "moves": tuple(_move(move) for move in record.get("moves", ())),
-        "second": None
-        if second is None
-        else (_mapper(second[0], record["length"]), _gain(second[1], record["length"])),
-    }
-
-
-def _mapper(entries: list[list[float]], length: int) -> Tensor:
-    mapper = torch.zeros(length, length, dtype=torch.float64)
-    for i, j, value in entries:
-        mapper[int(i), int(j)] = value
-    return mapper
-
-
-def _gain(rows: list[list[float]], length: int) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), length)

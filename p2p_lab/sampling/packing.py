@@ -7,7 +7,7 @@ sources follow it in a row, so that a long chain of edits is as flat as a short 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 from p2p_lab.attention import AttentionStore, AttentionTape, EditedProbs, QueryKey, Site
 from p2p_lab.codec import DamagedError
 from p2p_lab.edits import EditPlan
-from p2p_lab.sampling.runs import Run, Trajectory
 from p2p_lab.sampling.schedules import Sampler
+from p2p_lab.sampling.trajectory import Trajectory
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
-    from p2p_lab.models import Denoiser
+    from p2p_lab.sampling.runs import Run
 
 Tensors = dict[str, Tensor]
 _PLAIN = ("prompt", "negative", "seed", "guidance_scale", "sampler", "note")
@@ -114,34 +114,19 @@ def pack(run: Run, parcel: Parcel, *, tape: bool) -> list[dict[str, Any]]:
     return records
 
 
-def unpack(
-    records: Sequence[SavedRun], tensors: Tensors, model: Denoiser | None, name: str, made_by: str
-) -> Run:
-    """Build a run and its sources again; the reverse of `pack`.
+def unpack(records: Sequence[SavedRun], tensors: Tensors) -> list[dict[str, Any]]:
+    """Build the fields of a run and of its sources again; the reverse of `pack`.
 
     Args:
         records: The run, then what each was edited from.
         tensors: By name.
-        model: The denoiser, or None.
-        name: The model's name.
-        made_by: Its digest.
 
     Raises:
         DamagedError: If something is missing or does not fit together.
     """
     if not records:
         raise DamagedError("it holds no run")
-    run: Run | None = None
-    for i in reversed(range(len(records))):
-        run = replace(
-            _unpack_one(records[i], tensors, f"{i}/"),
-            source=run,
-            model=model,
-            model_name=name,
-            made_by=made_by,
-        )
-    assert run is not None
-    return run
+    return [_unpack_one(record, tensors, f"{i}/") for i, record in enumerate(records)]
 
 
 def _pack_one(run: Run, parcel: Parcel, prefix: str, tape: bool) -> SavedRun:
@@ -161,7 +146,7 @@ def _pack_one(run: Run, parcel: Parcel, prefix: str, tape: bool) -> SavedRun:
     )
 
 
-def _unpack_one(saved: SavedRun, tensors: Tensors, prefix: str) -> Run:
+def _unpack_one(saved: SavedRun, tensors: Tensors, prefix: str) -> dict[str, Any]:
     pixels = _needed(tensors, prefix + "pixels", ndim=3)
     latents = _needed(tensors, prefix + "trajectory/latents", ndim=4)
     tape = None if saved.tape is None else _unpack_tape(saved.tape, tensors, prefix)
@@ -181,15 +166,15 @@ def _unpack_one(saved: SavedRun, tensors: Tensors, prefix: str) -> Run:
             f"a picture of shape {tuple(pixels.shape)} that starts at step {saved.start} of "
             f"{steps} cannot be"
         )
-    return Run(
-        pixels=pixels.cpu(),
-        trajectory=trajectory,
-        attention=store,
-        tape=tape,
-        plan=None if saved.plan is None else _plan(saved.plan, steps),
-        masks=_optional(tensors, prefix + "masks", steps),
+    return {
         **{name: getattr(saved, name) for name in _PLAIN},
-    )
+        "pixels": pixels.cpu(),
+        "trajectory": trajectory,
+        "attention": store,
+        "tape": tape,
+        "plan": None if saved.plan is None else _plan(saved.plan, steps),
+        "masks": _optional(tensors, prefix + "masks", steps),
+    }
 
 
 def _plan(text: str, steps: int) -> EditPlan:

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, AttentionTape, find_sites, sharp_map
 from p2p_lab.edits import EditPlan
+from p2p_lab.sampling.saving import read_run, save_run
 from p2p_lab.sampling.schedules import Sampler
+from p2p_lab.sampling.trajectory import Trajectory
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -46,31 +48,6 @@ class EditCache:
     def clear(self) -> None:
         """Forget everything."""
         self.entries, self.tape = [], None
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """The latents of every step, and what an inversion measured beside them.
-
-    Attributes:
-        latents: (T + 1, C, h, w), from pure noise to the clean latents, in the sampler's scale.
-        negative_embeds: Unconditional embedding of each step, (T, L, D), or None for the negative
-            prompt's own (null-text inversion optimises them).
-        noise_maps: Noise added after each step, (T, C, h, w), or None for deterministic steps.
-        pinned: Whether a source row is set back to `latents` after each step (direct inversion).
-        start: First step that is run; the ones before were skipped (edit-friendly inversion).
-    """
-
-    latents: Tensor
-    negative_embeds: Tensor | None = None
-    noise_maps: Tensor | None = None
-    pinned: bool = False
-    start: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Number of steps T."""
-        return len(self.latents) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,16 +154,20 @@ class Run:
 
     def save(self, path: str | Path, *, tape: bool = True) -> Path:
         """Write the whole run to one file; see `p2p_lab.sampling.saving`."""
-        from p2p_lab.sampling.saving import save_run
-
         return save_run(self, path, tape=tape)
 
     @staticmethod
     def load(path: str | Path, model: Denoiser | None = None) -> Run:
-        """Read a run that `save` wrote; give its model to edit it further."""
-        from p2p_lab.sampling.saving import load_run
+        """Read a run that `save` wrote; give its model to edit it further.
 
-        return load_run(path, model)
+        Raises:
+            ValueError: If the file is not a run, or damaged, or of another model.
+        """
+        run: Run | None = None
+        for fields in reversed(read_run(path, model)):
+            run = Run(**fields, source=run, model=model)
+        assert run is not None
+        return run
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be pickled or copied: a run holds its model, with a lock.

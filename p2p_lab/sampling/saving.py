@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,11 +19,11 @@ from p2p_lab.codec import DamagedError, decode, parse_object
 from p2p_lab.files import whole_file
 from p2p_lab.models.identity import bytes_of, digest_of, same_precision
 from p2p_lab.sampling.packing import Parcel, SavedRun, Tensors, pack, unpack
-from p2p_lab.sampling.runs import Run
 from p2p_lab.warn import warn_caller
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
+    from p2p_lab.sampling.runs import Run
 
 FORMAT = 2
 _ABOUT, _CHECKSUM = "p2p_lab", "sha256"  # names in the file's metadata
@@ -83,8 +83,8 @@ def save_run(run: Run, path: str | Path, *, tape: bool = True) -> Path:
     return path
 
 
-def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
-    """Read a run.
+def read_run(path: str | Path, model: Denoiser | None = None) -> list[dict[str, Any]]:
+    """Read the fields of a run, then those of what it was edited from, and so on.
 
     Args:
         path: A file that `save_run` wrote.
@@ -110,7 +110,8 @@ def load_run(path: str | Path, model: Denoiser | None = None) -> Run:
         device = "cpu" if model is None else model.device
         on_device = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
         on_device |= {name: _named(on_device, other) for name, other in saved.same.items()}
-        return unpack(saved.runs, on_device, model, saved.model_name, saved.made_by)
+        names = {"model_name": saved.model_name, "made_by": saved.made_by}
+        return [{**fields, **names} for fields in unpack(saved.runs, on_device)]
     except DamagedError as error:
         raise ValueError(
             f"{path} is not a saved run, or it is damaged: {error}. Make the run again and save it."

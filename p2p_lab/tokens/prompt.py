@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,26 +203,6 @@ class Prompt:
     def _match(self, wanted: str, first: int) -> int | None:
         stops = range(first + 1, len(self.chars) + 1)
         return next((stop for stop in stops if normal(self.phrase(first, stop)) == wanted), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain lists and numbers, ready for JSON."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        parts = [part.to_dict() for part in fields.pop("parts")]
-        return {**fields, "parts": parts} if parts else fields
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Prompt:
-        """Build the prompt again from `to_dict`."""
-        return cls(
-            text=str(fields["text"]),
-            ids=tuple(fields["ids"]),
-            spans=tuple((int(a), int(b)) for a, b in fields["spans"]),
-            chars=tuple((int(a), int(b)) for a, b in fields["chars"]),
-            pieces=tuple(fields["pieces"]),
-            specials=tuple(fields["specials"]),
-            end=int(fields["end"]),
-            parts=tuple(cls.from_dict(part) for part in fields.get("parts", ())),
-        )
 
 
 def _starts(parts: Sequence[Prompt]) -> list[int]:

@@ -97,7 +97,7 @@ export class Prompt {
   /** @returns {Record<string, any>} the fields that Python's `to_dict` has */
   toDict() {
     const { text, ids, spans, chars, pieces, specials, end } = this;
-    return { text, ids, spans, chars, pieces, specials, end };
+    return { text, ids, spans, chars, pieces, specials, end, parts: [] };
   }
 }
 
