@@ -19,7 +19,7 @@ HOUSE = Path(p2p_lab.__file__).parent
 
 # What each room may know. A room that is missing here may know every other one.
 STAIRS = ["tokens", "edits", "attention", "sampling", "inversion", "recipes", "figures", "widgets"]
-GROUND = {"files", "codec", "devices", "warn"}  # every room may stand on these
+GROUND = {"files", "images", "codec", "devices", "warn"}  # every room may stand on these
 # The border: what edits pictures, of any model, and the world that the course is set in.
 EDITING = {*STAIRS, "models", "metrics", "rivals"}
 WORLD = {"scenes", "judge", "training", "checks"}

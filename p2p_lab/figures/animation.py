@@ -17,6 +17,7 @@ from p2p_lab.figures._style import (
     show_picture,
     to_array,
 )
+from p2p_lab.images import to_image
 
 SIDE = 256  # small pictures are enlarged to this, so that a GIF can be looked at
 
@@ -77,7 +78,7 @@ def frame_changes(pictures: Sequence[Any]) -> list[float]:
 
 
 def _enlarged(picture: Any, side: int) -> Image.Image:
-    image = Image.fromarray((to_array(picture) * 255).round().astype(np.uint8))
+    image = to_image(to_array(picture))
     factor = max(1.0, side / max(image.size))
     size = (round(image.width * factor), round(image.height * factor))
     return image.resize(size, Image.Resampling.BICUBIC)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from p2p_lab.images import to_image
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling import (
     Cancelled,
@@ -128,9 +129,5 @@ class InversionContext:
 
     def preview(self, latents: Tensor, output: Tensor, step: int) -> Image:
         """Draw ẑ_0: what the denoiser takes the picture to be in latents (1, C, h, w) at a step."""
-        from PIL import Image
-
         with torch.no_grad():
-            clean = self.schedule.clean(latents, output, step)
-            pixels = self.model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
-        return Image.fromarray((pixels * 255).round().astype("uint8"))
+            return to_image(self.model.decode(self.schedule.clean(latents, output, step))[0])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2p_lab.attention import BatchSlices, Controller, Site, attached, find_sites
 from p2p_lab.attention.tap import AttentionHandler
+from p2p_lab.images import to_image
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.rivals.levels import Estimate, Levels
 from p2p_lab.sampling import Cancelled, Run, RunCallbacks, Trajectory, noise_of
@@ -272,11 +273,8 @@ class RivalJob:
 
     def _preview(self, latents: Tensor) -> Any:
         def preview() -> Image:
-            from PIL import Image
-
             with self.model.lock, torch.no_grad():
-                pixels = self.model.decode(latents)[0].permute(1, 2, 0).float().cpu().numpy()
-            return Image.fromarray((pixels * 255).round().astype("uint8"))
+                return to_image(self.model.decode(latents)[0])
 
         return preview
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.attention import Controller, attached
+from p2p_lab.images import to_image
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling.schedules import Schedule
 
@@ -251,11 +252,7 @@ def _previewer(
     """Return a function that draws what the last row of the batch is becoming: decoded ẑ_0."""
 
     def preview() -> Image:
-        from PIL import Image
-
-        clean = schedule.clean(latents[-1:], noise_pred[-1:], step)
-        pixels = model.decode(clean)[0].permute(1, 2, 0).float().cpu().numpy()
-        return Image.fromarray((pixels * 255).round().astype("uint8"))
+        return to_image(model.decode(schedule.clean(latents[-1:], noise_pred[-1:], step))[0])
 
     return preview
 

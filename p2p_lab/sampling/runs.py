@@ -20,6 +20,7 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, AttentionTape, find_sites, sharp_map
 from p2p_lab.edits import EditPlan
+from p2p_lab.images import to_image
 from p2p_lab.sampling.saving import read_run, save_run
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.trajectory import Trajectory
@@ -116,9 +117,7 @@ class Run:
     @property
     def image(self) -> Image:
         """Return the picture as a PIL image, 8 bits a channel."""
-        from PIL import Image
-
-        return Image.fromarray((self.array * 255).round().astype("uint8"))
+        return to_image(self.pixels)
 
     def map(self, word: str, **options: Any) -> Tensor:
         """Return where the picture looked at a word: `attention.map` of this run.

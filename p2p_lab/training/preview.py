@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from p2p_lab.files import whole_file
+from p2p_lab.images import to_image
 from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.build import Parts
 from p2p_lab.training.config import TrainConfig
@@ -38,8 +39,8 @@ def to_grid(images: Tensor, columns: int = 6) -> Image.Image:
     sheet = torch.ones(3, rows * side, columns * side)
     for i, image in enumerate(images):
         y, x = i // columns * side, i % columns * side
-        sheet[:, y : y + side, x : x + side] = image.clamp(0, 1)
-    return Image.fromarray((sheet.permute(1, 2, 0) * 255).round().byte().numpy())
+        sheet[:, y : y + side, x : x + side] = image
+    return to_image(sheet)
 
 
 def save_grid(images: Tensor, path: Path) -> None:

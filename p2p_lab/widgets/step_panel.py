@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from p2p_lab.figures import LabFigure, overlay, show_trajectory
+from p2p_lab.images import to_image
 from p2p_lab.sampling import Run, maps_at, pictures_at, word_step
 from p2p_lab.widgets import style
 from p2p_lab.widgets.edit_fields import words_of_prompt
@@ -130,7 +131,7 @@ class StepPanel(Panel):
         """Return the pictures of a step (0 … T − 1), with a word's maps if they are at hand."""
         key = (step, word)
         if key not in self._kept:
-            noisy, clean = (_image(pixels) for pixels in pictures_at(self.run, step))
+            noisy, clean = (to_image(pixels) for pixels in pictures_at(self.run, step))
             self._kept[key] = [
                 Cell(noisy, f"z, {self.run.steps - step} steps to go", "the latents, decoded"),
                 Cell(clean, "taken for", "the clean picture that this step predicts"),
@@ -194,10 +195,5 @@ def _map_cell(
 ) -> Cell:
     """Return the picture lit by a map; what is below 0 pushes away as much as it draws."""
     values = heat.detach().cpu().abs().float().numpy()
-    shown = Image.fromarray((255 * overlay(picture, values)).round().astype("uint8"))
+    shown = to_image(overlay(picture, values))
     return Cell(shown, title, f"{note}, max {float(values.max()):.2f}", lit)
-
-
-def _image(pixels: torch.Tensor) -> Image.Image:
-    array = pixels.clamp(0, 1).permute(1, 2, 0).float().numpy()
-    return Image.fromarray((255 * array).round().astype("uint8"))

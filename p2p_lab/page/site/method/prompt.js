@@ -94,7 +94,7 @@ export class Prompt {
     return range(...this.spans[word]);
   }
 
-  /** @returns {Record<string, any>} the fields that Python's `to_dict` has */
+  /** @returns {Record<string, any>} the fields of Python's `Prompt` */
   toDict() {
     const { text, ids, spans, chars, pieces, specials, end } = this;
     return { text, ids, spans, chars, pieces, specials, end, parts: [] };
