@@ -204,6 +204,19 @@ def test_a_picture_is_read_the_same_as_tensor_array_pil_or_run(folder: Path) -> 
     assert batch[0].probabilities != pytest.approx(batch[1].probabilities, abs=1e-4)
 
 
+@pytest.mark.parametrize("side", [64, 128])
+def test_a_judge_reads_pictures_at_the_size_that_its_card_says(side: int, tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+    save_judge(JudgeNet(LABELS, side), LABELS, tmp_path / "judge-v8", {"threshold": 0.5})
+    judge = load_judge(tmp_path / "judge-v8")
+    judge.net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    found = judge.read(torch.rand(3, 96, 96))
+    assert seen == [(1, 3, side, side)] and found.masks["cat"].shape == (96, 96)
+    assert draw(replace(TINY, picture_size=side), LABELS, 0)[0].shape[-1] == side
+    with pytest.raises(ValueError, match=r"pictures of \(64, 128\) pixels; got 96"):
+        JudgeNet(LABELS, 96)
+
+
 def test_masks_come_at_the_size_of_the_picture_and_probabilities_sum_to_one(folder: Path) -> None:
     seen = load_judge(folder).read(torch.rand(3, 96, 80))
     assert all(mask.shape == (96, 80) for mask in seen.masks.values())

@@ -13,7 +13,7 @@ import torch
 from p2p_lab.files import sha256_of, whole_lines
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.measure import best_threshold, collect, measure
-from p2p_lab.judge.network import JudgeNet
+from p2p_lab.judge.network import PICTURE_SIZES, JudgeNet
 from p2p_lab.judge.reading import save_judge
 from p2p_lab.judge.train import STAGE, JudgeConfig, train
 from p2p_lab.scenes import WORLDS
@@ -24,6 +24,7 @@ def main() -> None:
     """Train a judge, measure it and save it; run the same line again to go on after a stop."""
     parser = argparse.ArgumentParser("p2p_lab.judge", description=main.__doc__)
     parser.add_argument("--world", choices=sorted(WORLDS), default="small")
+    parser.add_argument("--picture-size", type=int, choices=PICTURE_SIZES, default=64)
     parser.add_argument("--minutes", type=float, default=12.0)
     parser.add_argument(
         "--pictures", type=int, default=0, help="train on so many, not by the clock"
@@ -37,7 +38,13 @@ def main() -> None:
     if target.exists():
         parser.error(f"{target} exists; choose another --save folder.")
     torch.set_num_threads(1)
-    config = JudgeConfig(options.world, options.minutes, options.pictures, seed=options.seed)
+    config = JudgeConfig(
+        options.world,
+        options.minutes,
+        options.pictures,
+        seed=options.seed,
+        picture_size=options.picture_size,
+    )
     net = train(config, options.out)
     labels = Labels.of_world(WORLDS[config.world])
     threshold, scores = grade(net, config, labels, options.test)

@@ -1,6 +1,6 @@
 """The judge's network: a small U-shaped convolutional net with one head for each question.
 
-    picture (B, 3, 64, 64) → features at 32², 16², 8², 4² and back up to 32²
+    picture (B, 3, S, S), S = 64 or 128 → features at 32², 16², 8², 4² and back up to 32²
     masks = a softmax over the objects at 32²; presence and scene = pooled features;
     attribute of an object = features pooled under that object's mask
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from p2p_lab.judge.labels import Labels
 
-PICTURE_SIZE = 64
+PICTURE_SIZES = (64, 128)
 MASK_SIZE = 32
 
 
@@ -68,12 +68,19 @@ class Answers:
 class JudgeNet(nn.Module):
     """Read a picture: objects, their masks and attributes, place, time, weather, style."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, picture_size: int = 64) -> None:
         super().__init__()
+        if picture_size not in PICTURE_SIZES:
+            raise ValueError(
+                f"A judge reads pictures of {PICTURE_SIZES} pixels; got {picture_size}."
+            )
+        self.picture_size = picture_size
         objects, attributes = len(labels.objects), len(labels.attributes)
         self.sizes = [len(labels.places), len(labels.times), len(labels.weathers)]
         self.sizes += [len(labels.styles), 1]
         self.stem = convolution(3, 32, 5, 2)  # 32²
+        if picture_size == 128:
+            self.stem = nn.Sequential(convolution(3, 16, 5, 2), convolution(16, 32, 3, 2))
         self.down16 = nn.Sequential(convolution(32, 64, 3, 2), Residual(64))
         self.down8 = nn.Sequential(convolution(64, 128, 3, 2), Residual(128))
         self.down4 = convolution(128, 128, 3, 2)
@@ -103,7 +110,7 @@ class JudgeNet(nn.Module):
         """Read pictures.
 
         Args:
-            images: (B, 3, 64, 64) in [0, 1].
+            images: (B, 3, S, S) in [0, 1].
             hints: (B, O, 32, 32) true masks for the attribute head, in training.
         """
         x32 = self.stem(images * 4 - 2)  # (B, 32, 32, 32)

@@ -19,7 +19,7 @@ from p2p_lab.codec import decode_known, parse_object
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.files import sha256_of, whole_folder
 from p2p_lab.judge.labels import Labels
-from p2p_lab.judge.network import PICTURE_SIZE, Answers, JudgeNet
+from p2p_lab.judge.network import Answers, JudgeNet
 from p2p_lab.judge.suggest import refuse_empty, suggest_caption
 from p2p_lab.judge.verdict import Finding, Verdict, Wanted, compare
 from p2p_lab.scenes import Scene
@@ -39,6 +39,7 @@ class _Card:
     labels: dict[str, list[str]]
     threshold: float
     files: dict[str, str]
+    picture_size: int = 64
 
 
 class Judge:
@@ -71,7 +72,7 @@ class Judge:
         verdicts: list[Verdict] = []
         for first in range(0, len(tensors), batch):
             part = tensors[first : first + batch]
-            answers = self.net(torch.stack([_resize(image) for image in part]))
+            answers = self.net(torch.stack([self._resize(image) for image in part]))
             verdicts += [
                 self._verdict(answers, i, tuple(image.shape[1:])) for i, image in enumerate(part)
             ]
@@ -107,8 +108,15 @@ class Judge:
             ValueError: If nothing of this world is in it.
         """
         if not isinstance(image, Verdict):
-            refuse_empty(_resize(to_tensor(image)))
+            refuse_empty(self._resize(to_tensor(image)))
         return suggest_caption(image if isinstance(image, Verdict) else self.read(image))
+
+    def _resize(self, image: Tensor) -> Tensor:
+        """Return a picture at the network's size, (3, S, S)."""
+        side = self.net.picture_size
+        if image.shape[1:] == (side, side):
+            return image
+        return F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True)[0]
 
     def _verdict(self, answers: Answers, i: int, size: tuple[int, ...]) -> Verdict:
         masks = F.interpolate(
@@ -135,14 +143,6 @@ class Judge:
 
 def _named(names: Sequence[str], scores: Tensor) -> dict[str, float]:
     return dict(zip(names, scores.softmax(-1).tolist(), strict=True))
-
-
-def _resize(image: Tensor) -> Tensor:
-    """Return a picture at the network's size: (3, 64, 64)."""
-    if image.shape[1:] == (PICTURE_SIZE, PICTURE_SIZE):
-        return image
-    size = (PICTURE_SIZE, PICTURE_SIZE)
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def to_tensor(image: Any) -> Tensor:
@@ -201,7 +201,8 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
         save_file(tensors, draft / "judge.safetensors")
         (draft / "judge.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner
         files = {"judge.safetensors": sha256_of(draft / "judge.safetensors")}
-        card = {"name": folder.name, "labels": labels.to_dict(), **facts, "files": files}
+        about = {"name": folder.name, "labels": labels.to_dict(), "picture_size": net.picture_size}
+        card = {**about, **facts, "files": files}
         (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
@@ -222,6 +223,7 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
         card = parse_object((path / "card.json").read_bytes())
         known = decode_known(_Card, card)
         labels = Labels.from_dict(known.labels)
+        empty = JudgeNet(labels, known.picture_size)
     except (ValueError, TypeError, KeyError) as error:
         raise JudgeError(
             f"The card of the judge in {path} cannot be read: {error}. Install the package again."
@@ -232,7 +234,7 @@ def load_judge(folder: str | os.PathLike[str] | None = None) -> Judge:
                 f"{path / relative} is missing or is not the file that its card describes "
                 "(SHA-256 differs). Install the package again."
             )
-    net = JudgeNet(labels).float()  # whatever torch's default precision is
+    net = empty.float()  # whatever torch's default precision is
     tensors = {name: t.float() for name, t in load_file(path / "judge.safetensors").items()}
     missing, unexpected = net.load_state_dict(tensors, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from p2p_lab.judge.distort import distort
 from p2p_lab.judge.labels import Labels, Truth, true_answers
-from p2p_lab.judge.network import MASK_SIZE, PICTURE_SIZE, Answers, JudgeNet
+from p2p_lab.judge.network import MASK_SIZE, Answers, JudgeNet
 from p2p_lab.scenes import WORLDS, render, sample_scene
 from p2p_lab.scenes.splits import JUDGE_TRAINING, Split
 from p2p_lab.training.checkpoint import begin_run
@@ -37,6 +37,7 @@ class JudgeConfig:
 
     Attributes:
         world: Vocabulary of `p2p_lab.scenes` to answer with.
+        picture_size: Side in pixels of the pictures that it reads.
         minutes: Wall time; pictures: if set it replaces the clock.
         batch: Pictures a step.
         learning_rate: The highest one; muon_factor: Muon's in units of it.
@@ -54,6 +55,7 @@ class JudgeConfig:
     constant_until: float = 0.0
     ema: float = 0.998
     seed: int = 0
+    picture_size: int = 64
 
     def digest(self) -> str:
         """Return a short hash of all that must agree between a run and its resumption."""
@@ -71,13 +73,13 @@ def draw(
     *,
     spoiled: bool = True,
 ) -> tuple[Tensor, Truth]:
-    """Return the pictures (B, 3, 64, 64) and true answers of the batch at `first` of a split."""
+    """Return the pictures (B, 3, S, S) and true answers of the batch at `first` of a split."""
     start = split.seed(first)
     scenes = [
         sample_scene(start + i, config.world, unseen=(first + i) % UNSEEN_EVERY == 0)
         for i in range(config.batch)
     ]
-    pictures = render(scenes, PICTURE_SIZE)
+    pictures = render(scenes, config.picture_size)
     truth = true_answers(scenes, pictures, labels, MASK_SIZE)
     if not spoiled:
         return pictures.images, truth
@@ -135,7 +137,7 @@ def train(config: JudgeConfig, out: Path, *, checkpoint_seconds: float = 60.0) -
     labels = Labels.of_world(WORLDS[config.world])
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(config.seed)
-        net = JudgeNet(labels)
+        net = JudgeNet(labels, config.picture_size)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = stage_of(config, net, labels)
     run_stage(stage, config, Accelerator(cpu=True), out, checkpoint_seconds=checkpoint_seconds)

@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from p2p_lab.attention import Site, find_sites
 from p2p_lab.attention.blending import blend_sites
 from p2p_lab.attention.store import nearest_size
-from p2p_lab.judge.network import PICTURE_SIZE, JudgeNet
+from p2p_lab.judge.network import JudgeNet
 from p2p_lab.models import Denoiser
 from p2p_lab.models.stable_diffusion import StableDiffusion
 
@@ -272,8 +272,8 @@ class Judging(nn.Module):
     def __init__(self, net: JudgeNet, size: tuple[int, int]) -> None:
         super().__init__()
         self.net = _with_plain_norms(copy.deepcopy(net))
-        self.rows = nn.Buffer(_filter(size[0]))  # (64, H)
-        self.columns = nn.Buffer(_filter(size[1]))  # (64, W)
+        self.rows = nn.Buffer(_filter(size[0], net.picture_size))  # (S, H)
+        self.columns = nn.Buffer(_filter(size[1], net.picture_size))  # (S, W)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return presence (O,), attributes (O, A), place, time, weather, style, degree (1,)."""
@@ -314,12 +314,12 @@ def _with_plain_norms(net: JudgeNet) -> JudgeNet:
     return net
 
 
-def _filter(size: int) -> Tensor:
-    """Return the matrix (64, size) that does along an axis what the judge's resizing does."""
-    if size == PICTURE_SIZE:
+def _filter(size: int, side: int) -> Tensor:
+    """Return the matrix (S, size) that does along an axis what the judge's resizing to S does."""
+    if size == side:
         return torch.eye(size)
     lines = torch.eye(size)[:, None, :, None].expand(-1, 1, -1, size)  # a bright row each
-    small = F.interpolate(lines, size=(PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", antialias=True)
+    small = F.interpolate(lines, size=(side, side), mode="bilinear", antialias=True)
     return small[:, 0, :, 0].T.contiguous()
 
 
