@@ -43,11 +43,12 @@ EDITING = Split("the benchmark of edits", 1_200_000_000, 1_400_000_000)
 MOVING = Split("the benchmark of moves", 1_400_000_000, 1_500_000_000)
 MODEL = Split("the benchmark of the model", 1_500_000_000, 1_600_000_000)
 SAMPLES = Split("the model card's pictures", 1_600_000_000, 1_700_000_000)
+FEATURES = Split("the network of the Fréchet distance", 1_700_000_000, 1_800_000_000)
 JUDGE_TRAINING = Split("training the judge", 2_000_000_000, 2_080_000_000)
 JUDGE_TUNING = Split("choosing the judge's threshold", 2_080_000_000, 2_090_000_000)
 JUDGE_TEST = Split("testing the judge", 2_090_000_000, 2_100_000_000)
 
 SPLITS = (
-    TRAINING, ENCODERS, INVERSION, EDITING, MOVING, MODEL, SAMPLES,
+    TRAINING, ENCODERS, INVERSION, EDITING, MOVING, MODEL, SAMPLES, FEATURES,
     JUDGE_TRAINING, JUDGE_TUNING, JUDGE_TEST,
 )  # fmt: skip
