@@ -21,10 +21,9 @@ from p2p_lab.sampling.inspecting import (
 from p2p_lab.sampling.loop import Cancelled, GuidedConditioning, RunCallbacks, SamplingJob, predict
 from p2p_lab.sampling.observing import observe
 from p2p_lab.sampling.relating import Relations, relations_at
-from p2p_lab.sampling.runs import EditCache, Run, noise_of
+from p2p_lab.sampling.runs import EditCache, Run, Trajectory, noise_of
 from p2p_lab.sampling.schedules import Schedule, make_schedule, schedule_for
 from p2p_lab.sampling.steps import ddim_step, predict_clean
-from p2p_lab.sampling.trajectory import Trajectory
 
 __all__ = [
     "Cancelled",

@@ -18,10 +18,9 @@ from p2p_lab.sampling.loop import (
     RunCallbacks,
     SamplingJob,
 )
-from p2p_lab.sampling.runs import Run, checked_seed, noise_of
+from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
-from p2p_lab.sampling.trajectory import Trajectory
 
 
 def generate(

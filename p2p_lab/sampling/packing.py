@@ -17,7 +17,6 @@ from p2p_lab.attention import AttentionStore, AttentionTape, EditedProbs, QueryK
 from p2p_lab.codec import DamagedError
 from p2p_lab.edits import EditPlan
 from p2p_lab.sampling.schedules import Sampler
-from p2p_lab.sampling.trajectory import Trajectory
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -154,13 +153,13 @@ def _unpack_one(saved: SavedRun, tensors: Tensors, prefix: str) -> dict[str, Any
     if saved.attention is not None:
         store = _unpack_store(saved.attention, tensors, prefix)
     steps = len(latents) - 1
-    trajectory = Trajectory(
-        latents,
-        _optional(tensors, prefix + "trajectory/negative_embeds", steps),
-        _optional(tensors, prefix + "trajectory/noise_maps", steps),
-        pinned=saved.pinned,
-        start=saved.start,
-    )
+    trajectory = {
+        "latents": latents,
+        "negative_embeds": _optional(tensors, prefix + "trajectory/negative_embeds", steps),
+        "noise_maps": _optional(tensors, prefix + "trajectory/noise_maps", steps),
+        "pinned": saved.pinned,
+        "start": saved.start,
+    }
     if len(pixels) != 3 or not 0 <= saved.start < steps:
         raise DamagedError(
             f"a picture of shape {tuple(pixels.shape)} that starts at step {saved.start} of "

@@ -23,7 +23,6 @@ from p2p_lab.edits import EditPlan
 from p2p_lab.images import to_image
 from p2p_lab.sampling.saving import read_run, save_run
 from p2p_lab.sampling.schedules import Sampler
-from p2p_lab.sampling.trajectory import Trajectory
 from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -49,6 +48,31 @@ class EditCache:
     def clear(self) -> None:
         """Forget everything."""
         self.entries, self.tape = [], None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The latents of every step, and what an inversion measured beside them.
+
+    Attributes:
+        latents: (T + 1, C, h, w), from pure noise to the clean latents, in the sampler's scale.
+        negative_embeds: Unconditional embedding of each step, (T, L, D), or None for the negative
+            prompt's own (null-text inversion optimises them).
+        noise_maps: Noise added after each step, (T, C, h, w), or None for deterministic steps.
+        pinned: Whether a source row is set back to `latents` after each step (direct inversion).
+        start: First step that is run; the ones before were skipped (edit-friendly inversion).
+    """
+
+    latents: Tensor
+    negative_embeds: Tensor | None = None
+    noise_maps: Tensor | None = None
+    pinned: bool = False
+    start: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps T."""
+        return len(self.latents) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +188,7 @@ class Run:
         """
         run: Run | None = None
         for fields in reversed(read_run(path, model)):
+            fields["trajectory"] = Trajectory(**fields["trajectory"])
             run = Run(**fields, source=run, model=model)
         assert run is not None
         return run
