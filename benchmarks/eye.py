@@ -12,6 +12,7 @@ changed where a channel differs by more than a tenth.
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def eye(
         found.append({"caption": text, "seed": seed, **answers})
         wrong = ", ".join(name for name, right in answers.items() if not right)
         ax.imshow(picture.permute(1, 2, 0).numpy())
-        ax.set_title(f"{seed} {text}", fontsize=7, wrap=True)
+        ax.set_title(textwrap.fill(f"{seed} {text}", 32), fontsize=7)
         ax.set_xlabel(f"judge misses: {wrong}" if wrong else "judge: all there", fontsize=7)
         ax.set_xticks([], []), ax.set_yticks([], [])
     for ax in axes[len(texts) :]:
