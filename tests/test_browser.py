@@ -129,10 +129,11 @@ def chromium() -> Iterator[Any]:
 def close_dialog(dialog: Any) -> None:
     """Accept what a front end asks at any moment, as "Server Connection Error" on a loaded machine.
 
-    The browser's driver calls this whenever a dialog stands before what is to be clicked.
+    The browser's driver calls this whenever a dialog stands before what is to be clicked, again
+    for one that comes back, as "Select Kernel" does until the kernel has started.
     """
-    print("Accepted:", dialog.first.inner_text())
-    dialog.first.locator("button.jp-mod-accept").click()
+    print("Accepted:", dialog.last.inner_text())
+    dialog.last.locator("button.jp-mod-accept").click()
 
 
 def open_notebook(
@@ -143,7 +144,7 @@ def open_notebook(
     context = browser.new_context(viewport={"width": 1280, "height": height})
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
-    page.add_locator_handler(page.locator(".jp-Dialog"), close_dialog)
+    page.add_locator_handler(page.locator(".jp-Dialog"), close_dialog, no_wait_after=True)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(f"page: {error}"))
     page.on(
