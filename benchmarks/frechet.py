@@ -67,12 +67,12 @@ class Features(nn.Module):
 
     def loss(self, pictures: Tensor, truth: Truth, spoiled: Tensor) -> Tensor:
         """Return the loss of naming what is in the pictures, and which were spoiled (B,)."""
-        present, *scene, clean = self.heads(self(pictures)).split([*self.sizes, 1], 1)
+        present, *scene, worse = self.heads(self(pictures)).split([*self.sizes, 1], 1)
         asked = (truth.present >= 0).float()
         there = truth.present.clamp_min(0).float()
         lost = F.binary_cross_entropy_with_logits(present, there, asked, reduction="sum")
         total = lost / len(pictures)
-        total = total + F.binary_cross_entropy_with_logits(clean[:, 0], spoiled)
+        total = total + F.binary_cross_entropy_with_logits(worse[:, 0], spoiled)
         for question, said in zip(QUESTIONS, scene, strict=True):
             total = total + F.cross_entropy(said, getattr(truth, question))
         return total
@@ -145,12 +145,14 @@ def open_network(folder: Path = NETWORK) -> Features:
     """Open the network.
 
     Raises:
-        ValueError: If its weights are not those of its card.
+        ValueError: If it is not there, or its weights are not those of its card.
     """
+    if not (folder / "card.json").is_file():
+        raise ValueError(f"There is no network in {folder}: make it again with --train.")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     weights = folder / "features.safetensors"
     if sha256_of(weights) != card["files"][weights.name]:
-        raise ValueError(f"{weights} is not the file that its card describes: check out it again.")
+        raise ValueError(f"{weights} is not the file that its card describes: check it out again.")
     net = Features(Labels.from_dict(card["labels"]))
     net.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
     return net.eval().requires_grad_(False)

@@ -64,6 +64,8 @@ def test_the_network_learns_and_is_the_same_after_it_was_saved(
     again = frechet.open_network(tmp_path / "features")
     known = frechet.features_of(net, pictures)
     assert torch.allclose(known, frechet.features_of(again, pictures), atol=0.02)
+    with pytest.raises(ValueError, match="no network in .* --train"):
+        frechet.open_network(tmp_path / "nowhere")
     card = tmp_path / "features" / "card.json"
     card.write_text(card.read_text().replace('safetensors": "', 'safetensors": "0'))
     with pytest.raises(ValueError, match="is not the file that its card describes"):

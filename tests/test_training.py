@@ -52,7 +52,7 @@ from p2p_lab.training.latent import EARLY, fold_normalisation
 from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
 from p2p_lab.training.stage import rate_factor, run_stage
-from p2p_lab.training.supervision import MapRecorder, supervision_loss
+from p2p_lab.training.supervision import TrainingMaps, supervision_loss
 from p2p_lab.training.tokens import build_tokenizer
 from tiny_run import TINY
 
@@ -444,14 +444,14 @@ def test_the_attention_of_training_is_the_libraries_with_equal_gradients() -> No
     text = parts.text_encoder(ids)[0].detach()
     found = []
     for recorded in (False, True):
-        recorder = MapRecorder(parts.unet, (8, 8), EARLY)
+        maps = TrainingMaps(parts.unet, (8, 8), EARLY)
         parts.unet.zero_grad()
-        with recorder.attached() if recorded else nullcontext():
+        with maps.attached() if recorded else nullcontext():
             out = parts.unet(latents, 500, text).sample
         out.square().mean().backward()
         grads = [p.grad.clone() for p in parts.unet.parameters() if p.grad is not None]
         found.append((out.detach(), grads))
-        assert bool(recorder.maps) == recorded
+        assert bool(maps.recorded) == recorded
     assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
     for plain, ours in zip(found[0][1], found[1][1], strict=True):
         assert torch.allclose(plain, ours, atol=1e-6, rtol=1e-4)

@@ -30,7 +30,7 @@ from p2p_lab.training.denoising import denoising_errors, error_weight, inside_we
 from p2p_lab.training.optim import is_matrix
 from p2p_lab.training.setting import Setting
 from p2p_lab.training.stage import run_stage
-from p2p_lab.training.supervision import MapRecorder
+from p2p_lab.training.supervision import TrainingMaps
 
 TINY = dataclasses.replace(
     CascadeConfig(),
@@ -221,17 +221,17 @@ def test_the_recorded_attention_is_diffusers_own_and_keeps_the_texts_share_of_it
         labels = torch.tensor([5, 90]) if channels == 6 else None
         with torch.no_grad():
             native = unet(x, 500, text, class_labels=labels).sample
-            recorder = MapRecorder(unet, (side, side), EARLY)
-            with recorder.attached():
+            maps = TrainingMaps(unet, (side, side), EARLY)
+            with maps.attached():
                 written = unet(x, 500, text, class_labels=labels).sample
         assert torch.allclose(native, written, atol=1e-5)
-        for probs in recorder.maps:
+        for probs in maps.recorded:
             share = probs.sum(-1)
             if unet is parts.super:
                 assert torch.allclose(share, torch.ones_like(share), atol=1e-5)
             else:
                 assert share.min() > 0 and share.max() < 1
-        assert len(recorder.maps) == (1 if unet is parts.super else 5)
+        assert len(maps.recorded) == (1 if unet is parts.super else 5)
 
 
 def test_the_base_looks_at_text_at_two_sizes_and_the_super_stage_at_its_bottleneck_only() -> None:

@@ -10,14 +10,13 @@ source may take. The room knows plans and probabilities; it knows no text encode
 """
 
 from p2p_lab.attention.blending import blend_level, blend_mask, blend_sites
-from p2p_lab.attention.controller import Controller
+from p2p_lab.attention.controller import BatchSlices, Controller
 from p2p_lab.attention.handlers import MapReader, Taking
 from p2p_lab.attention.mixing import mix_site
 from p2p_lab.attention.sharpening import sharp_map
 from p2p_lab.attention.sites import Site, UnsupportedAttention, find_sites
 from p2p_lab.attention.store import (
     AttentionStore,
-    BatchSlices,
     ControllerState,
     RunningMaps,
     nearest_size,

@@ -11,6 +11,7 @@ the step; nothing is inferred by counting calls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,13 +28,26 @@ from p2p_lab.attention.mixing import (
     shares,
 )
 from p2p_lab.attention.sites import Site
-from p2p_lab.attention.store import AttentionStore, BatchSlices, ControllerState, RunningMaps
+from p2p_lab.attention.store import AttentionStore, ControllerState, RunningMaps
 from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.attention.tape import AttentionTape, EditedProbs, Entry, QueryKey, join, one
 from p2p_lab.edits import EditPlan, mix_cross
 from p2p_lab.tokens import Prompt
 
 SELF_MAP_PIXELS = 16 * 16
+
+
+@dataclass(frozen=True)
+class BatchSlices:
+    """Which rows of the batch are whose; unconditional rows are named by neither.
+
+    Attributes:
+        source: The source pictures' conditional rows, or None if they are not in the batch.
+        target: The edited pictures' conditional rows, or None.
+    """
+
+    source: slice | None = None
+    target: slice | None = None
 
 
 class Controller:

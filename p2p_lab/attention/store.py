@@ -21,19 +21,6 @@ from p2p_lab.attention.tape import AttentionTape
 from p2p_lab.tokens import Prompt
 
 
-@dataclass(frozen=True)
-class BatchSlices:
-    """Which rows of the batch are whose; unconditional rows are named by neither.
-
-    Attributes:
-        source: The source pictures' conditional rows, or None if they are not in the batch.
-        target: The edited pictures' conditional rows, or None.
-    """
-
-    source: slice | None = None
-    target: slice | None = None
-
-
 @dataclass(eq=False)
 class RunningMaps:
     """Add up a batch's maps over the steps, mean over heads, one tensor a site.

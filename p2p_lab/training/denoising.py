@@ -15,7 +15,7 @@ from p2p_lab.training.config import RunConfig
 from p2p_lab.training.data import Batch
 from p2p_lab.training.feeding import words_on
 from p2p_lab.training.setting import Setting
-from p2p_lab.training.supervision import MapRecorder, supervision_loss
+from p2p_lab.training.supervision import TrainingMaps, supervision_loss
 
 USUAL_LOSS = 0.35  # brings the loss to the size for which `supervision` is chosen
 
@@ -50,7 +50,7 @@ class DenoisingLoss:
         self.coarse, self.detail = coarse, detail
         self.prediction = str(scheduler.config.prediction_type)
         self.alpha_bars = scheduler.alphas_cumprod.to(setting.device)
-        self.recorder = MapRecorder(unet, (side, side), early) if config.supervision else None
+        self.maps = TrainingMaps(unet, (side, side), early) if config.supervision else None
 
     def __call__(
         self,
@@ -85,20 +85,20 @@ class DenoisingLoss:
         if self.coarse:
             numbers["coarse"] = errors[:, : self.coarse].mean().item()
             numbers["detail"] = errors[:, self.coarse :].mean().item()
-        if self.recorder is None:
+        if self.maps is None:
             return fit, numbers
         words = words_on(batch.words, clean.device)
-        where = supervision_loss(self.recorder.maps, words, alpha_bar.flatten().sqrt())
+        where = supervision_loss(self.maps.recorded, words, alpha_bar.flatten().sqrt())
         numbers["maps"] = where.item()
         return fit + self.config.supervision * where, numbers
 
     def _predict(self, seen: Tensor, t: Tensor, text: Tensor, level: Tensor | None) -> Tensor:
         seen = seen.contiguous(memory_format=torch.channels_last)
         with self.setting.autocast():
-            if self.recorder is None:
+            if self.maps is None:
                 output = self.unet(seen, t, text, class_labels=level)
             else:
-                with self.recorder.attached():
+                with self.maps.attached():
                     output = self.unet(seen, t, text, class_labels=level)
         predicted: Tensor = output.sample.float()
         return predicted

@@ -21,7 +21,7 @@ from p2p_lab.training.data import Words
 _ALL = slice(None)
 
 
-class MapRecorder:
+class TrainingMaps:
     """Keep the text maps of a forward pass for the loss, with their gradients.
 
     Self-attention is computed in full precision meanwhile: under autocast on a CPU its backward
@@ -36,11 +36,11 @@ class MapRecorder:
     def __init__(self, module: nn.Module, latent_size: tuple[int, int], early: str) -> None:
         self.module, self.early = module, early
         self.sites = find_sites(module, latent_size)
-        self.maps: list[Tensor] = []
+        self.recorded: list[Tensor] = []
 
     def attached(self) -> attached:
-        """Return a block in which the maps (B, P, L) of one forward pass are kept in `maps`."""
-        self.maps = []
+        """Return a block in which the maps (B, P, L) of one forward pass are kept in `recorded`."""
+        self.recorded = []
         return attached(self.module, self, self.sites)
 
     def wants(self, site: Site) -> bool:
@@ -52,7 +52,7 @@ class MapRecorder:
         if not site.has_text:
             return _in_full_precision(call)
         probs = call.query_key(_ALL, _ALL).probs()  # (B, heads, P, K)
-        self.maps.append(probs[..., site.text_keys(probs.shape[-1])].mean(1).float())
+        self.recorded.append(probs[..., site.text_keys(probs.shape[-1])].mean(1).float())
         return (probs @ call.value.to(probs.dtype)).to(call.value.dtype)
 
 

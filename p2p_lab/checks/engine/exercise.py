@@ -53,7 +53,7 @@ class Task(ABC):
 
         Raises:
             NotAttempted: If it is a stub.
-            Wrong: If what is wrong with it.
+            Wrong: With what is wrong, in a sentence.
         """
 
 
@@ -64,17 +64,17 @@ class Exercise(Task):
     Attributes:
         difficulty: 1 for a line or two, 2 for a thought of one's own, 3 for a small program.
         minutes: What a reader takes who knows PyTorch basics; an estimate.
-        tests: Given an answer, raises `Wrong` or `NotAttempted`, or returns what was checked.
+        tested_by: Given an answer, raises `Wrong` or `NotAttempted`, or returns what was checked.
     """
 
     difficulty: Literal[1, 2, 3]
     minutes: int
-    tests: Callable[[Callable[..., Any]], str]
+    tested_by: Callable[[Callable[..., Any]], str]
     graded: ClassVar[bool] = False
 
     def test(self, answer: Callable[..., Any]) -> str:
         """Test an answer, see `Task.test`."""
-        return self.tests(answer)
+        return self.tested_by(answer)
 
     @property
     def effort(self) -> str:

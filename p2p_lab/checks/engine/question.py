@@ -84,7 +84,7 @@ class Question(Task):
 
         Raises:
             NotAttempted: If it is a stub.
-            Wrong: If what is wrong with it.
+            Wrong: With what is wrong, in a sentence.
         """
         first = self.draw(random.Random(seed), easy)
         self.read(self.value(answer, first), first)  # a stub is known before much is drawn

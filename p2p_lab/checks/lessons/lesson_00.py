@@ -81,6 +81,6 @@ EXERCISES = (
             "zip(source.split(), target.split()) gives the pairs; keep those that differ.",
         ),
         right=differing_words,
-        tests=_test_words,
+        tested_by=_test_words,
     ),
 )

@@ -77,7 +77,7 @@ EXERCISES = (
             "√ᾱ · clean + √(1−ᾱ) · noise",
         ),
         right=add_noise,
-        tests=_test_noise,
+        tested_by=_test_noise,
     ),
     Exercise(
         id="00b.guide",
@@ -91,6 +91,6 @@ EXERCISES = (
             "negative + scale · (positive − negative)",
         ),
         right=guide,
-        tests=_test_guide,
+        tested_by=_test_guide,
     ),
 )

@@ -272,7 +272,7 @@ EXERCISES = (
             "q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, then .softmax(dim=-1) over the tokens.",
         ),
         right=attention_probs,
-        tests=_test_probs,
+        tested_by=_test_probs,
     ),
     Exercise(
         id="01.average_maps",
@@ -285,7 +285,7 @@ EXERCISES = (
             "F.interpolate(mean[None, None], size=size, mode='bilinear')[0, 0] enlarges a map.",
         ),
         right=average_maps,
-        tests=_test_average,
+        tested_by=_test_average,
     ),
     Exercise(
         id="01.pointing",
@@ -299,7 +299,7 @@ EXERCISES = (
             "one half by mask size over map size.",
         ),
         right=points_inside,
-        tests=_test_pointing,
+        tested_by=_test_pointing,
     ),
     Exercise(
         id="01.processor",
@@ -315,6 +315,6 @@ EXERCISES = (
             ".transpose(1, 2).reshape(B, pixels, -1) joins them.",
         ),
         right=processor,
-        tests=_test_processor,
+        tested_by=_test_processor,
     ),
 )

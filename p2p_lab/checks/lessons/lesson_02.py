@@ -267,7 +267,7 @@ EXERCISES = (
             "P[a:b, c:d] with 1 / (b - a), so that each column sums to 1.",
         ),
         right=mapper,
-        tests=_test_mapper,
+        tested_by=_test_mapper,
     ),
     Exercise(
         id="02.swap",
@@ -281,7 +281,7 @@ EXERCISES = (
             "return source @ mapper if inside else target",
         ),
         right=swap,
-        tests=_test_swap,
+        tested_by=_test_swap,
     ),
     Exercise(
         id="02.rows",
@@ -298,7 +298,7 @@ EXERCISES = (
             "edited = probs.clone(), then edited[3] = probs[2] @ mapper.",
         ),
         right=edit_rows,
-        tests=_test_rows,
+        tested_by=_test_rows,
     ),
     Exercise(
         id="02.window",
@@ -312,7 +312,7 @@ EXERCISES = (
             "range(round(start * steps), round(end * steps))",
         ),
         right=window_steps,
-        tests=_test_window,
+        tested_by=_test_window,
     ),
     Exercise(
         id="02.unequal",
@@ -326,6 +326,6 @@ EXERCISES = (
             "to one.",
         ),
         right=unequal,
-        tests=_test_unequal,
+        tested_by=_test_unequal,
     ),
 )

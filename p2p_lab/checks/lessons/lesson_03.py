@@ -218,7 +218,7 @@ EXERCISES = (
             "edited[..., j] = source[..., partner[j]] where partner[j] is not None.",
         ),
         right=refine,
-        tests=_test_refine,
+        tested_by=_test_refine,
     ),
     Exercise(
         id="03.blend",
@@ -231,7 +231,7 @@ EXERCISES = (
             "F.max_pool2d(heat[None, None], kernel_size=3, stride=1, padding=1)[0, 0]",
         ),
         right=blend_mask,
-        tests=_test_blend,
+        tested_by=_test_blend,
     ),
     Exercise(
         id="03.alignment",
@@ -247,6 +247,6 @@ EXERCISES = (
             "then walk back from the corner and note a pair at each diagonal step.",
         ),
         right=alignment,
-        tests=_test_alignment,
+        tested_by=_test_alignment,
     ),
 )

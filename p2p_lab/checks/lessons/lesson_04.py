@@ -134,7 +134,7 @@ EXERCISES = (
             "scaled = probs.clone(); scaled[..., tokens] *= scale",
         ),
         right=reweight,
-        tests=_test_reweight,
+        tested_by=_test_reweight,
     ),
     Exercise(
         id="04.compose",
@@ -150,7 +150,7 @@ EXERCISES = (
             "both[:, tokens] *= scale.",
         ),
         right=compose,
-        tests=_test_compose,
+        tested_by=_test_compose,
     ),
     Exercise(
         id="04.negative",
@@ -164,6 +164,6 @@ EXERCISES = (
             "(scale − 1) · M[:, token] · v_token, one row for each pixel.",
         ),
         right=change_of_output,
-        tests=_test_negative,
+        tested_by=_test_negative,
     ),
 )

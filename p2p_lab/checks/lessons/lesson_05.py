@@ -217,7 +217,7 @@ EXERCISES = (
             "clean = (z − √(1−ᾱ) ε) / √ᾱ, then √ᾱ' · clean + √(1−ᾱ') · ε",
         ),
         right=ddim_step,
-        tests=_test_step,
+        tested_by=_test_step,
     ),
     Exercise(
         id="05.ddim_inverse",
@@ -233,7 +233,7 @@ EXERCISES = (
             "alpha_bar[step + 1] to alpha_bar[step]; keep z. At the end: torch.stack(path[::-1]).",
         ),
         right=ddim_inverse,
-        tests=_test_inverse,
+        tested_by=_test_inverse,
     ),
     Exercise(
         id="05.null_loss",
@@ -247,6 +247,6 @@ EXERCISES = (
             "noise = null + s · (text − null); step from ᾱ to ᾱ'; ((step − pivot) ** 2).mean()",
         ),
         right=null_loss,
-        tests=_test_null_loss,
+        tested_by=_test_null_loss,
     ),
 )

@@ -145,7 +145,7 @@ EXERCISES = (
             "compare with threshold * large.max().",
         ),
         right=resize_map,
-        tests=_test_resize,
+        tested_by=_test_resize,
     ),
     Exercise(
         id="06.move_rows",
@@ -161,6 +161,6 @@ EXERCISES = (
             "moved[there] = the rolled rows[there].",
         ),
         right=move_rows,
-        tests=_test_move,
+        tested_by=_test_move,
     ),
 )

@@ -145,7 +145,7 @@ EXERCISES = (
             "(allowed - once) // per_step, but never below 0.",
         ),
         right=steps_that_fit,
-        tests=_test_steps,
+        tested_by=_test_steps,
     ),
     Exercise(
         id="07.rows",
@@ -160,7 +160,7 @@ EXERCISES = (
             "together: 4.",
         ),
         right=rows_of_edits,
-        tests=_test_rows,
+        tested_by=_test_rows,
     ),
     Exercise(
         id="07.half",
@@ -173,6 +173,6 @@ EXERCISES = (
             "scores = q.float() @ k.float().T / √d; softmax over the keys; then .to(q.dtype).",
         ),
         right=half_probs,
-        tests=_test_half,
+        tested_by=_test_half,
     ),
 )

@@ -176,7 +176,7 @@ EXERCISES = (
             "source, seed), after = stage(after, target, seed).",
         ),
         right=cascade,
-        tests=_test_cascade,
+        tested_by=_test_cascade,
     ),
     Exercise(
         id="08.hybrid",
@@ -190,6 +190,6 @@ EXERCISES = (
             "torch.cat([source[..., :L] @ mapper, target[..., L:]], dim=-1) with L = len(mapper)",
         ),
         right=hybrid,
-        tests=_test_hybrid,
+        tested_by=_test_hybrid,
     ),
 )

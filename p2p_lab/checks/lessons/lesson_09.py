@@ -139,7 +139,7 @@ EXERCISES = (
             '(after − σ) (velocity(target, σ, "target") − velocity(source, σ, "source")).',
         ),
         right=flow_edit,
-        tests=_test_flow_edit,
+        tested_by=_test_flow_edit,
     ),
     Exercise(
         id="09.pairs",
@@ -153,6 +153,6 @@ EXERCISES = (
             "Write what the second picture should be, {**before, **asked}, and compare.",
         ),
         right=keep_pair,
-        tests=_test_pairs,
+        tested_by=_test_pairs,
     ),
 )
