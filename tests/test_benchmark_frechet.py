@@ -87,6 +87,6 @@ def test_blurred_halved_and_noisy_renders_are_farther_than_other_renders() -> No
 
 
 def test_a_model_is_measured_with_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
-    frechet.main(["--model", "scenes-64", "--pictures", "3", "--json"])
+    frechet.main(["--model", "scenes-128", "--pictures", "3", "--json"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["pictures"] == 3 and found["distance"] > 0 and found["floor"] > 0

@@ -29,7 +29,7 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="module")
 def model() -> Denoiser:
-    return load("scenes-64", "cpu")
+    return load("scenes-128", "cpu")
 
 
 def row(case: int, method: str, half: str = "reporting", **values: Any) -> Row:

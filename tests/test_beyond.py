@@ -379,7 +379,7 @@ def test_a_sharp_map_refuses_settings_that_make_no_sense(cat: Run, wrong: dict[s
 def test_a_sharp_map_fits_true_masks_better_than_the_map_on_the_bundled_model() -> None:
     model, gained = p2p_lab.load(), []
     for text in ("a green car on a beach", "a cat in a field", "a red apple in a city"):
-        drawn = render(parse(text, seed=1), 64)
+        drawn = render(parse(text, seed=1))
         run, truth = invert(model, drawn.images[0], text, steps=6), drawn.masks[0, 0] > 0.5
         word = text.split()[-4] if text.split()[1] != "cat" else "cat"
         scores = [
@@ -590,7 +590,7 @@ def test_the_benchmark_sees_an_object_that_stands_where_it_was_asked_for() -> No
     down, right = case.by
     thing = case.scene.subject
     there = case.scene.with_thing("subject", x=thing.x + right, y=thing.y + down)
-    row = measure(case, "Move", replace(case.run, pixels=render(there, 64).images[0]), judge)
+    row = measure(case, "Move", replace(case.run, pixels=render(there).images[0]), judge)
     assert row["landed"] and row["sized"] and row["kept"]
     assert row["ghost"] < 0.05
     assert row["background"] > 30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from types import SimpleNamespace
 
 import matplotlib
@@ -15,6 +17,7 @@ from PIL import Image
 from p2p_lab import figures
 from p2p_lab.edits import LocalBlend, Replace, Reweight, compile_edits
 from p2p_lab.sampling import Relations
+from p2p_lab.scenes import parse, render
 from p2p_lab.tokens import Prompt, align_words
 from worlds import tiny_tokenizer
 
@@ -77,7 +80,38 @@ def test_the_alternative_text_of_every_figure_is_in_the_page_of_an_export(prompt
     page, _ = HTMLExporter().from_notebook_node(v4.new_notebook(cells=cells))
     shown = BeautifulSoup(page, "html.parser").select(".jp-OutputArea-output img")
     assert [one["alt"] for one in shown] == [figures.alt_text(one) for one in drawn]
-    assert all(one["src"].startswith("data:image/png;base64,iVBOR") for one in shown)
+    for one in shown:
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", one["src"]).groups()
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format.lower() == kind
+
+
+def test_a_figure_of_pictures_is_embedded_small_and_looks_the_same(prompts) -> None:
+    photo = np.asarray(render(parse("a cat next to a car in a city", seed=1)).images[0])
+    grain = np.clip(photo.transpose(1, 2, 0) + 0.01 * RNG.standard_normal((128, 128, 3)), 0, 1)
+    figure = figures.show_pictures([grain] * 3, ["one", "two", "three"])
+    exact = figures.to_png(figure)
+    kind, data = re.search(
+        r"data:image/(\w+);base64,([^\"]+)", figures.picture_html(exact, "x")
+    ).groups()
+    with (
+        Image.open(io.BytesIO(exact)) as one,
+        Image.open(io.BytesIO(base64.b64decode(data))) as two,
+    ):
+        error = np.asarray(one.convert("RGB"), float) - np.asarray(two.convert("RGB"), float)
+    assert kind == "jpeg" and len(data) < len(exact)
+    assert np.square(error).mean() < 4**2  # of 255: 36 dB
+
+
+def test_lines_and_tables_stay_exact(prompts) -> None:
+    exact = figures.to_png(figures.show_map(RNG.random((6, 6)), title="cat"))
+    assert base64.b64encode(exact).decode() in figures.picture_html(exact, "x")
+
+
+def test_a_small_picture_shows_its_pixels_and_a_large_one_is_enlarged_smoothly() -> None:
+    for side, way in ((32, "nearest"), (64, "nearest"), (96, "bicubic"), (512, "bicubic")):
+        figure = figures.show_pictures([RNG.random((side, side, 3))], ["x"])
+        assert [image.get_interpolation() for image in figure.axes[0].images] == [way]
 
 
 def test_the_room_does_not_import_pyplot_so_nothing_stays_open() -> None:

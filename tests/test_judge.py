@@ -164,7 +164,7 @@ def test_what_the_judge_never_learned_is_refused_in_a_sentence(
 def test_a_prompt_is_suggested_from_what_is_seen_and_where(text: str) -> None:
     scene = replace(parse(text, seed=4), seed=4)
     pictures = render(scene)
-    masks = {name: torch.zeros(64, 64) for name in LABELS.objects}
+    masks = {name: torch.zeros(pictures.masks.shape[-2:]) for name in LABELS.objects}
     for thing, mask in zip(scene.things, pictures.masks[0], strict=True):
         masks[thing.name] = masks[thing.name] + mask
     objects = {thing.name: thing.attribute or NATURAL for thing in scene.things}

@@ -33,7 +33,7 @@ def folder(sd_folder: Path, tmp_path: Path) -> Path:
 def bundled(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder with two sizes, one in two versions, with cards."""
     weights = tmp_path / "weights"
-    for name in ("scenes-64-v1", "scenes-64-v2", "scenes-128-v1"):
+    for name in ("another-v1", "another-v2", "scenes-128-v1"):
         write_card(Path(shutil.copytree(folder, weights / name)), {"name": name})
     (weights / "judge-v1").mkdir()
     monkeypatch.setattr(loading, "WEIGHTS", weights)
@@ -50,10 +50,10 @@ def write_card(folder: Path, fields: dict[str, Any]) -> None:
 
 
 def test_bundled_models_are_listed_best_first_and_the_best_is_the_default(bundled: Path) -> None:
-    assert list_models() == ["scenes-128", "scenes-64"]
+    assert list_models() == ["scenes-128", "another"]
     assert load(device="cpu").name == "scenes-128-v1"
-    assert load("scenes-64", "cpu").name == "scenes-64-v2"
-    assert load("scenes-64-v1", "cpu").name == "scenes-64-v1"
+    assert load("another", "cpu").name == "another-v2"
+    assert load("another-v1", "cpu").name == "another-v1"
     assert (load(device="cpu").defaults.steps, load(device="cpu").defaults.guidance_scale) == (
         20,
         3,
@@ -72,9 +72,9 @@ def test_a_card_may_name_defaults_and_the_best_sites(bundled: Path) -> None:
 
 def test_a_bundled_cascade_is_opened_by_its_name_and_stage(bundled: Path) -> None:
     cascade = bundled / "cascade-64-v1"
-    shutil.copytree(bundled / "scenes-64-v1", cascade)
-    shutil.copytree(bundled / "scenes-64-v1", cascade / "super")
-    assert list_models() == ["scenes-128", "scenes-64", "cascade-64"]
+    shutil.copytree(bundled / "another-v1", cascade)
+    shutil.copytree(bundled / "another-v1", cascade / "super")
+    assert list_models() == ["scenes-128", "another", "cascade-64"]
     assert load(device="cpu").name == "scenes-128-v1"
     assert load("cascade-64", "cpu").name == "cascade-64-v1"
     for name in ("cascade-64/super", "cascade-64-v1/super"):
@@ -270,7 +270,7 @@ def test_plain_diffusers_draws_with_the_bundled_model_what_we_draw_when_no_preci
 ):
     from diffusers import StableDiffusionPipeline
 
-    model = load("scenes-64", "cpu")
+    model = load("scenes-128", "cpu")
     pipeline = StableDiffusionPipeline.from_pretrained(loading.WEIGHTS / model.name)
     pipeline.set_progress_bar_config(disable=True)
     text, seed = "a cat on a beach", torch.Generator().manual_seed(3)

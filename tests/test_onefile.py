@@ -27,7 +27,7 @@ from p2p_lab import (
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "p2p_in_one_file.py"
-WEIGHTS = ROOT / "p2p_lab" / "weights" / "scenes-64-v2"
+WEIGHTS = ROOT / "p2p_lab" / "weights" / "scenes-128-v1"
 SOURCE = "a cat on a beach"
 STEPS = 5  # few, and enough that every window begins or ends between two of them
 
@@ -76,7 +76,7 @@ def pipe() -> Any:
 
 @pytest.fixture(scope="module")
 def source() -> Any:
-    return generate(load("scenes-64"), SOURCE, seed=1, steps=STEPS, guidance_scale=3.0)
+    return generate(load("scenes-128"), SOURCE, seed=1, steps=STEPS, guidance_scale=3.0)
 
 
 def test_the_page_has_at_most_120_lines_and_none_is_long() -> None:
@@ -160,4 +160,4 @@ def test_the_page_runs_from_the_command_line(tmp_path: Path) -> None:
 
     picture = tmp_path / "edit.png"
     subprocess.run([sys.executable, PAGE, WEIGHTS, picture], check=True, cwd=tmp_path)
-    assert Image.open(picture).size == (128, 64)
+    assert Image.open(picture).size == (256, 128)

@@ -175,8 +175,14 @@ def test_tiling_and_slicing_of_the_autoencoder_stay_in_force(how: str, opened: A
     z = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     theirs = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5
     mine = load(pipe).decode(z)
-    assert torch.equal(mine, theirs.clamp(0, 1))
+    assert torch.allclose(mine, theirs.clamp(0, 1), atol=1e-6)  # ours are decoded one by one
     assert torch.allclose(mine, folder.decode(z), atol=1e-6) == (how == "enable_slicing")
+
+
+def test_on_the_cpu_a_picture_is_decoded_alike_alone_and_among_others(opened: Any) -> None:
+    _, model = opened("sd1")
+    z = torch.randn(3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.decode(z)[1:2], model.decode(z[1:2]))
 
 
 def test_where_memory_does_not_suffice_pictures_are_decoded_one_by_one_or_in_tiles(

@@ -91,7 +91,7 @@ def test_every_phrase_of_a_caption_is_the_word_of_what_it_describes(
 def test_pictures_and_masks_lie_in_range_and_masks_sum_to_at_most_one() -> None:
     for world in sorted(WORLDS):
         pictures = render([sample_scene(i, world) for i in range(24)])
-        assert pictures.images.shape == (24, 3, 64, 64)
+        assert pictures.images.shape == (24, 3, 128, 128)
         assert pictures.images.min() >= 0 and pictures.images.max() <= 1
         assert pictures.masks.min() >= 0
         assert pictures.masks.sum(1).max() <= 1 + 1e-5

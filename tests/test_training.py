@@ -432,8 +432,8 @@ def test_the_benchmark_measures_a_pipeline_and_ends_with_one_line_of_json(
 
 
 def test_a_bundled_model_has_one_size_under_its_name_with_and_without_version() -> None:
-    model = p2p_lab.load("scenes-64", "cpu")
-    sizes = {model_benchmark.size_mb(name, model) for name in ("scenes-64", model.name, None)}
+    model = p2p_lab.load("scenes-128", "cpu")
+    sizes = {model_benchmark.size_mb(name, model) for name in ("scenes-128", model.name, None)}
     assert len(sizes) == 1 and 1 < sizes.pop() < 25
 
 

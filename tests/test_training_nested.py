@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from p2p_lab.models import verify
 from p2p_lab.scenes import caption, sample_scene
 from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.scenes.splits import ENCODERS
@@ -53,13 +52,22 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def start() -> Any:
-    return open_start("scenes-64")
+def first(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a model of 64² pixels and eight channels, as `--size small` saves it."""
+    folder = tmp_path_factory.mktemp("start") / "first-v1"
+    small = SIZES["small"]
+    save(latent.prepare(small), small, folder, {"denoiser": {}})
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def parts() -> Any:
-    return latent.prepare(SMALL_128)
+def start(first: str) -> Any:
+    return open_start(first)
+
+
+@pytest.fixture(scope="module")
+def parts(first: str) -> Any:
+    return latent.prepare(dataclasses.replace(SMALL_128, warm_start=first))
 
 
 # -- one tokenizer in every process ---------------------------------------------------------
@@ -358,10 +366,8 @@ def test_a_run_goes_on_from_its_own_saved_pipeline_with_all_its_weights(
     assert again.tokenizer.get_vocab() == parts.tokenizer.get_vocab()
 
 
-def test_the_unfinished_model_is_whole_and_a_start_for_its_own_size() -> None:
-    folder = Path(__file__).resolve().parent.parent / "unfinished" / "scenes-128"
-    verify(folder)
-    there = open_start(str(folder))
+def test_the_bundled_model_is_a_start_for_its_own_size() -> None:
+    there = open_start(SIZES["scenes-128"].warm_start)
     assert there.vae.config.latent_channels == SIZES["scenes-128"].latent_channels
     assert tuple(there.module.config.block_out_channels) == SIZES["scenes-128"].unet_channels
     assert all(bool(weight.isfinite().all()) for weight in there.module.state_dict().values())

@@ -25,10 +25,22 @@ TOOL = "tools/cascade_card.py"
 SUPER = "super"
 
 
-def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
+def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return all facts of a cascade from its card, its logs and its benchmark."""
     facts: dict[str, Any] = json.loads((weights / "card.json").read_text())
     facts.pop("files", None)
+    if run:
+        facts |= read_stages(run)
+    parameters = count_parameters(weights / "unet"), count_parameters(weights / SUPER / "unet")
+    facts |= {"base_parameters": parameters[0], "super_parameters": parameters[1]}
+    facts["text_parameters"] = count_parameters(weights / "text_encoder")
+    facts |= {"name": weights.name, "metrics": numbers}
+    return facts | {"licence": LICENCE, "map_sites": numbers["sites"]}
+
+
+def read_stages(run: Path) -> dict[str, Any]:
+    """Return what the two stages of a run ended with, and their logs' digest."""
+    facts: dict[str, Any] = {}
     digest = hashlib.sha256()
     for stage in ("base", SUPER):
         path = run / stage / "log.jsonl"
@@ -36,11 +48,7 @@ def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]
         log = read_log(path)
         end = {name: log[-1][name] for name in ("pictures", "seconds", "loss", "maps")}
         facts[f"{stage}_stage"] = {**end, "slope": round(slope(log, "loss"), 5)}
-    parameters = count_parameters(weights / "unet"), count_parameters(weights / SUPER / "unet")
-    facts |= {"base_parameters": parameters[0], "super_parameters": parameters[1]}
-    facts["text_parameters"] = count_parameters(weights / "text_encoder")
-    facts |= {"name": weights.name, "log": digest.hexdigest(), "metrics": numbers}
-    return facts | {"licence": LICENCE, "map_sites": numbers["sites"]}
+    return facts | {"log": digest.hexdigest()}
 
 
 def figures(facts: dict[str, Any], beside: dict[str, Any]) -> str:
@@ -88,8 +96,8 @@ def card_text(facts: dict[str, Any], shared: str) -> str:
     return f"""# {facts["name"]}
 
 A cascade in pixel space, the paper's own kind of model, of the same world of emoji scenes as
-`scenes-64`: a base stage draws {config["base_size"]}² pixels with hybrid attention (text tokens and
-image positions in one softmax), a later stage in `{SUPER}/` enlarges them to
+`scenes-128`: a base stage draws {config["base_size"]}² pixels with hybrid attention (text tokens
+and image positions in one softmax), a later stage in `{SUPER}/` enlarges them to
 {config["picture_size"]}². Both are plain diffusers folders (`IFPipeline`,
 `IFSuperResolutionPipeline`).
 
@@ -132,7 +140,7 @@ the same seeds, nothing chosen by hand.
 def main() -> None:
     """Write the card, the curve, the sample grid and the page's figures."""
     parser = argparse.ArgumentParser("tools/cascade_card.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--run", type=Path, help="folder of the training run, for its curve")
     parser.add_argument("--weights", type=Path, required=True, help="folder of the cascade")
     parser.add_argument("--benchmark", type=Path, required=True, help="its last line, in a file")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
@@ -141,8 +149,9 @@ def main() -> None:
     facts = collect(options.run, options.weights, numbers)
     later: dict[str, Any] = json.loads((options.weights / SUPER / "card.json").read_text())
     facts["later_defaults"] = later["defaults"]
-    shared = figures(facts, p2p_lab.load("scenes-64").card.raw["metrics"])
-    draw_curve(options.run, options.docs / "cascade_curve.png")
+    shared = figures(facts, p2p_lab.load("scenes-128").card.raw["metrics"])
+    if options.run:
+        draw_curve(options.run, options.docs / "cascade_curve.png")
     draw_samples(options.weights, facts["config"]["world"], options.docs / "cascade_samples.png")
     from p2p_lab.training.export import write_card
 

@@ -1,10 +1,13 @@
-"""Write what a trained model is, from its run's logs and its benchmark: card, curve, pictures.
+"""Write what a trained model is, from its run's logs and its benchmarks: card, curve, pictures.
 
-    python benchmarks/model.py --json --model p2p_lab/weights/scenes-64-v1 | tail -1 > bench.json
-    python tools/model_card.py --run runs/small --weights p2p_lab/weights/scenes-64-v1 \
-        --benchmark bench.json [--matched runs/sup with.json runs/nosup without.json]
+    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v1 | tail -1 > bench.json
+    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v1 --benchmark bench.json \
+        [--run runs/s128] [--beside other.json] [--frechet ours.json other.json]
+        [--faders faders.json] [--eye misdrawn.json]
 
-`--matched` names two runs that differ in their attention supervision alone, and their benchmarks.
+`--run` draws the curve of a run and takes what its stages ended with. `--beside` and `--frechet`
+hold another model's numbers for comparison. `--eye` is what a reader of the grid of the fixed
+captions (`benchmarks/model.py --eye`) wrote down: {"13": "a bicycle without its frame", …}.
 
 Writes `README.md` and the facts of `card.json` in the weights' folder, `docs/training_curve.png`,
 `docs/samples.png`, and the figures between the marks of `docs/model.md`. Every number comes from
@@ -17,6 +20,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from p2p_lab.scenes.splits import SAMPLES
 from run_facts import MEANING, count_parameters, draw_curve, fill, read_log, slope
 
 TOOL = "tools/model_card.py"
+EYE = Path("benchmarks/eye_captions.txt")
 GRID_COUNT, GRID_COLUMNS = 24, 6
 BARS = {
     "small": {
@@ -39,6 +44,17 @@ BARS = {
         "pointing": 0.95,
         "iou": 0.60,
         "autoencoder_psnr": 28.0,
+        "seconds_per_image": 1.5,
+        "size_mb": 25.0,
+    },
+    "scenes-128": {
+        "object_success": 0.97,
+        "attribute_success": 0.96,
+        "scene_success": 0.97,
+        "held_out_success": 0.92,
+        "pointing": 0.98,
+        "iou": 0.72,
+        "autoencoder_psnr": 33.0,
         "seconds_per_image": 1.5,
         "size_mb": 25.0,
     },
@@ -54,6 +70,8 @@ BARS = {
         "size_mb": 25.0,
     },
 }
+WELL_DRAWN, FRECHET_SHARE = 43, 0.5  # of the fixed captions; of the other model's distance
+CORRELATION, CHANGED = 0.9, 0.03  # of a fader: with the amount seen; pixels from 1 to 3
 LOWER_IS_BETTER = ("seconds_per_image", "size_mb")
 LIMITS = """- It knows the words above and nothing else; other words are read as noise. It cannot
   draw people, text, numbers of things, or anything from a photograph.
@@ -77,42 +95,113 @@ def draw_samples(weights: Path, world: str, target: Path) -> list[str]:
     return texts
 
 
-def table(numbers: dict[str, Any], size: str) -> str:
+def table(numbers: dict[str, Any], beside: dict[str, Any], size: str) -> str:
     """Return the benchmark as a table, with the bar and whether it is reached."""
-    rows = ["| | measured | bar | reached | the judge on true renders |", "|---|---|---|---|---|"]
+    other = f" `{beside['model']}` |" if beside else ""
+    rows = [f"| | measured | bar | reached | the judge on true renders |{other}"]
+    rows.append("|---|---|---|---|---|" + "---|" * bool(beside))
     for key, bar in BARS[size].items():
         value = numbers[key]
         good = value <= bar if key in LOWER_IS_BETTER else value >= bar
         sign = "≤" if key in LOWER_IS_BETTER else "≥"
         ceiling = numbers.get("ceiling", {}).get(key, "")
         row = f"| {MEANING[key]} (`{key}`) | {value:.3g} | {sign} {bar:g} "
-        rows.append(row + f"| {'yes' if good else 'no'} | {ceiling} |")
+        row += f"| {'yes' if good else 'no'} | {ceiling} |"
+        rows.append(row + (f" {beside[key]:.3g} |" if beside else ""))
     return "\n".join(rows)
 
 
 def figures(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
-    """Return the paragraph and the table that docs and card share."""
-    before, ends = facts.get("before"), facts["denoiser"]
-    seconds = facts["autoencoder"]["seconds"] + ends["seconds"]
-    seconds += before["denoiser"]["seconds"] if before else 0
-    earlier = f"{before['denoiser']['pictures']:,} as `{before['name']}` and " if before else ""
-    lines = [
-        f"`{facts['name']}`: {facts['parameters'] / 1e6:.1f} million parameters, trained for "
-        f"{seconds / 3600:.1f} hours: {facts['autoencoder']['pictures']:,} pictures through the "
-        f"autoencoder ({facts['autoencoder']['psnr']:.1f} dB in training), "
-        f"{earlier}{ends['pictures']:,} through the U-Net and text encoder. The velocity loss "
-        f"ended at {ends['loss']:.4f} and changed by {ends['slope']:+.4f} over the last tenth "
-        "of the run.",
-        "",
+    """Return the paragraph and the tables that docs and card share."""
+    parts = [
+        made(facts),
         f"`python benchmarks/model.py --model {facts['name']}`: {numbers['pictures']} pictures of "
         f"unseen captions, {numbers['steps']} steps, guidance {numbers['guidance_scale']:g}, "
         f"{numbers['threads']} threads.",
-        "",
-        table(numbers, facts["config"]["size"]),
+        table(numbers, facts.get("beside", {}), facts["config"]["size"]),
     ]
-    if "matched" in facts:
-        lines += ["", pair_table(facts["matched"]["with"], facts["matched"]["without"])]
+    parts += [say(facts[key]) for key, say in MORE.items() if key in facts]
+    return "\n\n".join(parts)
+
+
+def made(facts: dict[str, Any]) -> str:
+    """Say how large the model is and what it learned on."""
+    before, ends, decoder = facts.get("before"), facts["denoiser"], facts["autoencoder"]
+    parts = [f"`{facts['name']}`: {facts['parameters'] / 1e6:.1f} million parameters."]
+    for what, end in (("U-Net and text encoder", ends), ("decoder", decoder)):
+        leg = f"The {what} learned on {end['pictures']:,} pictures"
+        hours = f"{end['seconds'] / 3600:.1f} hours"
+        parts.append(f"{leg} in {hours}{earlier(before, end)}.")
+    parts.append(f"The velocity loss ended at {ends['loss']:.4f}.")
+    return " ".join(parts)
+
+
+def earlier(before: dict[str, Any] | None, end: dict[str, Any]) -> str:
+    """Say what a stage had learned on before its last run."""
+    had = end.get("before") or 0
+    named = f" as `{before['name']}`" if before and not had else ""
+    had = had or (before["denoiser"]["pictures"] if before and "loss" in end else 0)
+    unit = f" {end['before_unit']}" if "before_unit" in end else ""
+    return f", after {had:,}{unit} in earlier runs{named}" if had else ""
+
+
+def say_frechet(found: dict[str, Any]) -> str:
+    """Say how far the pictures are from renders, in another network's features."""
+    share = found["distance"] / found["other"]
+    return (
+        f"Fréchet distance of {found['pictures']} pictures to true renders "
+        f"(`python benchmarks/frechet.py`): **{found['distance']:.1f}**; `{found['other_name']}`, "
+        f"enlarged: {found['other']:.1f}, so {share:.2f} of it (bar: {FRECHET_SHARE:g}). Renders "
+        f"among themselves: {found['floor']:.1f}."
+    )
+
+
+def say_faders(rows: list[dict[str, Any]]) -> str:
+    """Say how pictures answer when a word's weight is turned from −2 to 4."""
+    lines = [
+        "Faders (`python benchmarks/model.py --faders`): the rank correlation of a word's weight, "
+        f"−2 to 4, with the amount that the judge sees (bar: {CORRELATION:g}), and the share of "
+        f"pixels that change from weight 1 to 3 (bar: {CHANGED:.0%} in half of the words).",
+        "",
+        "| word | correlation | changed | |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        good = row["correlation"] >= CORRELATION, row["changed"] >= CHANGED
+        missed = [name for name, ok in zip(("correlation", "change"), good, strict=True) if not ok]
+        lines.append(
+            f"| {row['word']} | {row['correlation']:.2f} | {row['changed']:.1%} "
+            f"| {'below: ' + ', '.join(missed) if missed else ''} |"
+        )
     return "\n".join(lines)
+
+
+def say_misdrawn(found: dict[str, str]) -> str:
+    """Say which of the fixed captions are not well drawn."""
+    captions = EYE.read_text(encoding="utf-8").splitlines()
+    good = len(captions) - len(found)
+    lines = [
+        f"Looked at one by one (`python benchmarks/model.py --eye grid.png`): **{good} of "
+        f"{len(captions)}** fixed captions are well drawn: every thing whole, its parts in their "
+        f"places (bar: {WELL_DRAWN}). Not so, by the seed of their noise:",
+        "",
+    ]
+    for seed, what in sorted(found.items(), key=lambda item: int(item[0])):
+        lines.append(f"- {seed}, “{captions[int(seed)]}”: {what}")
+    return "\n".join(lines)
+
+
+def say_matched(pair: dict[str, Any]) -> str:
+    """Say what attention supervision does."""
+    return pair_table(pair["with"], pair["without"])
+
+
+MORE: dict[str, Callable[[Any], str]] = {
+    "frechet": say_frechet,
+    "faders": say_faders,
+    "misdrawn": say_misdrawn,
+    "matched": say_matched,
+}
 
 
 def card_text(facts: dict[str, Any], shared: str, captions: list[str]) -> str:
@@ -145,7 +234,7 @@ chosen by hand (`tools/model_card.py` draws it again):
   from 0 on; a tenth of the pairs of words is held out. No photograph, no text from elsewhere.
 - Command: `python -m p2p_lab.training {facts["command"]}`, seed
   {facts["config"]["seed"]}.{went_on(facts)}
-- Log: SHA-256 `{facts["log"]}`; curve in `docs/training_curve.png`.
+- Log: SHA-256 `{facts["log"]}`.
 - Configuration, checksums and all numbers: `card.json`.
 - **Attention supervision**: weight {facts["config"]["supervision"]:g}. A loss asks the maps of
   objects, attributes and places to cover what they describe. Stable Diffusion is not trained so:
@@ -177,11 +266,10 @@ def went_on(facts: dict[str, Any]) -> str:
     if before is None:
         return ""
     return f""" It went on from
-  `{before["name"]}`, made by `{before["command"]}` from nothing.
-  That model's autoencoder and tokenizer were kept; U-Net and text encoder learned on."""
+  `{before["name"]}`, made by `{before["command"]}`."""
 
 
-def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
+def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return all facts of a model from its card, its logs and its benchmark."""
     facts: dict[str, Any] = json.loads((weights / "card.json").read_text())
     facts.pop("files", None)
@@ -191,39 +279,78 @@ def collect(run: Path, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]
         facts["before"] = {key: card[key] for key in ("name", "command", "log", "denoiser")}
         facts["autoencoder"] = card["autoencoder"]
     for stage, key in (("autoencoder", "psnr"), ("denoiser", "loss")):
-        if begun and stage == "autoencoder":
-            continue  # it was kept as it came
-        log = read_log(run / stage / "log.jsonl")
-        end = {name: log[-1][name] for name in ("pictures", "seconds", key)}
-        facts[stage] = {**end, "slope": round(slope(log, key), 5)}
-    digest = hashlib.sha256((run / "denoiser/log.jsonl").read_bytes()).hexdigest()
-    facts = {"command": "", **facts, "log": digest, "metrics": numbers, "licence": LICENCE}
+        path = run / stage / "log.jsonl" if run else None
+        if path and path.is_file():  # a stage that this run did not train is kept as it came
+            log = read_log(path)
+            end = {name: log[-1][name] for name in ("pictures", "seconds", key)}
+            facts[stage] = {**end, "slope": round(slope(log, key), 5)}
+    if run and (run / "denoiser/log.jsonl").is_file():
+        facts["log"] = hashlib.sha256((run / "denoiser/log.jsonl").read_bytes()).hexdigest()
+    facts = {"command": "", **facts, "metrics": numbers, "licence": LICENCE}
     facts["parameters"] = count_parameters(weights)
     return facts
 
 
-def main() -> None:
-    """Write the card, the curve, the sample grid and the page's figures."""
+def compare(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return two models' Fréchet distances to the same renders."""
+    names = ("distance", "floor", "pictures")
+    found = {name: ours[name] for name in names}
+    if other["pictures"] != ours["pictures"]:
+        raise ValueError("The two distances must be of equally many pictures; measure one again.")
+    return {**found, "other": other["distance"], "other_name": other["model"]}
+
+
+def last_line(path: Path) -> Any:
+    """Return the JSON that a benchmark ended with."""
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser("tools/model_card.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--run", type=Path, help="folder of the training run")
     parser.add_argument("--weights", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument("--benchmark", type=Path, required=True, help="its last line, in a file")
+    parser.add_argument("--beside", type=Path, help="the benchmark of a model to compare with")
+    parser.add_argument("--frechet", type=Path, nargs=2, metavar=("OURS", "OTHER"))
+    parser.add_argument("--faders", type=Path, help="what benchmarks/model.py --faders found")
+    parser.add_argument("--eye", type=Path, help="what is misdrawn, by number")
     names = ("RUN", "BENCHMARK") * 2
-    parser.add_argument("--matched", type=Path, nargs=4, metavar=names, help="see above")
+    parser.add_argument("--matched", type=Path, nargs=4, metavar=names, help="two runs alike but")
     parser.add_argument(
         "--sites", action="store_true", help="show the benchmark's sites by default"
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
-    options = parser.parse_args()
-    numbers = json.loads(options.benchmark.read_text().splitlines()[-1])
+    return parser.parse_args()
+
+
+def gather(options: argparse.Namespace, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return all facts, those of the other benchmarks included."""
     facts = collect(options.run, options.weights, numbers)
     if options.sites:  # changes which maps every figure shows: run the notebooks again
         facts["map_sites"] = numbers["sites"]
     if options.matched:
         told, untold = (read_matched(*options.matched[i : i + 2]) for i in (0, 2))
         facts["matched"] = {"with": told, "without": untold}
+    if options.beside:
+        facts["beside"] = last_line(options.beside)
+    if options.frechet:
+        facts["frechet"] = compare(*(last_line(path) for path in options.frechet))
+    if options.faders:
+        facts["faders"] = last_line(options.faders)["faders"]
+    if options.eye:
+        facts["misdrawn"] = json.loads(options.eye.read_text(encoding="utf-8"))
+    return facts
+
+
+def main() -> None:
+    """Write the card, the curve, the sample grid and the page's figures."""
+    options = parse_options()
+    numbers = last_line(options.benchmark)
+    facts = gather(options, numbers)
     shared = figures(facts, numbers)
-    draw_curve(options.run, options.docs / "training_curve.png")
+    if options.run:
+        draw_curve(options.run, options.docs / "training_curve.png")
     captions = draw_samples(options.weights, facts["config"]["world"], options.docs / "samples.png")
     from p2p_lab.training.export import write_card
 

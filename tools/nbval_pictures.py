@@ -1,6 +1,6 @@
 """A pytest plugin: nbval compares stored pictures too, by tolerance.
 
-nbval 0.11 skips png outputs. Here each stored picture is decoded and compared with the new one: a
+nbval 0.11 skips pictures. Here each stored picture is decoded and compared with the new one: a
 font or a rounding may differ, another picture may not.
 """
 
@@ -17,11 +17,11 @@ BLOCK = 8  # pixels; text that is drawn half a pixel further must not count
 BLOCK_TOLERANCE = 24.0  # of 255
 SHARE_TOLERANCE = 0.02  # of the blocks
 SIZE_TOLERANCE = 0.03
-INLINE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+INLINE = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
 def picture_difference(one: str | bytes, two: str | bytes) -> float:
-    """Return the share of blocks whose mean colour differs visibly between two base64 PNGs.
+    """Return the share of blocks whose mean colour differs visibly between two base64 pictures.
 
     Pictures of another size (by more than 3 %) differ wholly, 1.
     """
@@ -36,7 +36,7 @@ def picture_difference(one: str | bytes, two: str | bytes) -> float:
 
 
 def pictures(outputs: list[Any]) -> list[str]:
-    """Return the base64 PNGs of a cell's outputs, those inside HTML too."""
+    """Return the base64 pictures of a cell's outputs, those inside HTML too."""
     found: list[str] = []
     for data in (output.get("data", {}) for output in outputs):
         found += [data["image/png"]] if "image/png" in data else []

@@ -146,7 +146,7 @@ def _asked(
     there = scene.with_thing(
         "subject", x=thing.x + right, y=thing.y + down, scale=thing.scale * scale
     )
-    return goal if judge.holds(render(there, 64).images[0], there) else None
+    return goal if judge.holds(render(there).images[0], there) else None
 
 
 def _goal(scene: Scene, kind: Kind, rng: random.Random) -> tuple[tuple[float, float], float] | None:

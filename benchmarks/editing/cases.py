@@ -21,6 +21,7 @@ TRIES = 2000
 SEEDS = (EDITING.stop - EDITING.start) // (500 * TRIES)
 RELATIONS = ("one", "next to", "riding")
 SHARE = (0.01, 0.6)  # of the picture that a local edit may change
+SIZE = 128  # pixels, of the true pictures by which a case is chosen
 Origin = Literal["generated", "inverted"]
 Half = Literal["tuning", "reporting"]
 
@@ -162,9 +163,9 @@ def _alike_but_for_things(source: Scene, target: Scene) -> bool:
 
 def _is_clear(case: Case, judge: Judge) -> bool:
     """Tell whether the judge reads both true pictures rightly and the change is of a fair size."""
-    if case.local and not SHARE[0] <= float(case.mask(64).mean()) <= SHARE[1]:
+    if case.local and not SHARE[0] <= float(case.mask(SIZE).mean()) <= SHARE[1]:
         return False
-    images = render([case.source, case.target], 64).images
+    images = render([case.source, case.target], SIZE).images
     before, after = judge.read_all(images)
     if not (judge.holds(before, case.source) and judge.holds(after, case.target)):
         return False

@@ -21,12 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 CMAP = "viridis"  # perceptually uniform, and its lightness still rises when printed in grey
 DIVERGING = "RdBu_r"  # white at 0, for gains that go below it
 DPI = 100
 SMALL, NORMAL = 8.0, 9.5  # points
 TITLE_WIDTH = 26  # letters before a title is broken
+LARGE_PNG = 30_000  # bytes
+SMOOTH = 96  # pixels: smaller pictures show their pixels, larger ones are enlarged smoothly
 
 Floats = NDArray[np.float64]
 
@@ -70,12 +73,23 @@ def picture_html(png: bytes, alt: str) -> str:
     """Return a picture as HTML with its alternative text.
 
     JupyterLab and the HTML export show an `image/png` without `alt`, whatever its metadata say.
+    What is large as PNG, photographs and their like, is embedded as JPEG where that is far smaller.
     """
-    data = base64.b64encode(png).decode("ascii")
+    jpeg = _to_jpeg(png) if len(png) > LARGE_PNG else png
+    kind, best = ("jpeg", jpeg) if len(jpeg) < 0.75 * len(png) else ("png", png)
+    data = base64.b64encode(best).decode("ascii")
     return (
-        f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}" '
+        f'<img alt="{html.escape(alt, quote=True)}" src="data:image/{kind};base64,{data}" '
         'style="max-width: 100%; height: auto">'
     )
+
+
+def _to_jpeg(png: bytes) -> bytes:
+    """Return a picture as JPEG, its colours as fine as its brightness."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").save(buffer, "jpeg", quality=90, subsampling=0, optimize=True)
+    return buffer.getvalue()
 
 
 def _owner(drawn: Drawn) -> Any:
@@ -153,9 +167,15 @@ def say(ax: Axes, title: str, *, below: str = "", width: int = TITLE_WIDTH) -> N
         )  # fmt: skip
 
 
+def draw_pixels(ax: Axes, picture: Floats) -> None:
+    """Draw a picture (H, W, 3): a small one by its pixels, a larger one smoothly."""
+    large = min(picture.shape[:2]) >= SMOOTH
+    ax.imshow(picture, interpolation="bicubic" if large else "nearest")
+
+
 def show_picture(ax: Axes, image: Any, title: str = "", *, below: str = "") -> None:
     """Draw one picture with its title and the line below it."""
-    ax.imshow(to_array(image), interpolation="nearest")
+    draw_pixels(ax, to_array(image))
     ax.set_axis_off()
     say(ax, title, below=below)
 

@@ -25,6 +25,7 @@ from p2p_lab.figures._style import (
     LabFigure,
     axes_or_new,
     describe,
+    draw_pixels,
     new_figure,
     panels,
     say,
@@ -166,7 +167,7 @@ def show_maps(
     for i, (word, heat) in enumerate(heats.items(), start=first):
         show_map(heat, rows[i], title=word, top=top, mask=(masks or {}).get(word), low=low)
         if picture is not None:
-            wide[i].imshow(overlay(picture, heat), interpolation="nearest")
+            draw_pixels(wide[i], overlay(picture, heat))
             wide[i].set_anchor("N")
     scale = ScalarMappable(Normalize(low, top), CMAP)
     bar = figure.colorbar(scale, ax=grid, shrink=0.8, pad=0.01)

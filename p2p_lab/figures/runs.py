@@ -10,6 +10,7 @@ from torch import Tensor
 from p2p_lab.figures._style import (
     LabFigure,
     describe,
+    draw_pixels,
     evenly,
     panels,
     say,
@@ -90,7 +91,7 @@ def show_blend(run: Run, *, columns: int = 7) -> LabFigure:
     steps = list(evenly(len(masks), columns))
     figure, grid = panels(len(steps), columns=len(steps), size=1.5)
     for ax, step in zip(grid.flat, steps, strict=True):
-        ax.imshow(overlay(run, masks[step], top=1.0), interpolation="nearest")
+        draw_pixels(ax, overlay(run, masks[step], top=1.0))
         say(ax, f"step {step}", below=f"area {masks[step].mean():.0%}")
     describe(
         figure,

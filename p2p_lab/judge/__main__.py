@@ -1,4 +1,4 @@
-"""`python -m p2p_lab.judge --pictures 140000 --save p2p_lab/weights/judge-v2`."""
+"""`python -m p2p_lab.judge --picture-size 128 --pictures 140000 --save runs/judge-v3`."""
 
 from __future__ import annotations
 

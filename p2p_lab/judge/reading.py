@@ -66,7 +66,7 @@ class Judge:
 
     @torch.no_grad()
     @cpu_by_default()
-    def read_all(self, images: Sequence[Any] | Tensor, batch: int = 64) -> list[Verdict]:
+    def read_all(self, images: Sequence[Any] | Tensor, batch: int = 16) -> list[Verdict]:
         """Read what is in each of several pictures; a tensor is (B, 3, H, W)."""
         tensors = [to_tensor(image) for image in images]
         verdicts: list[Verdict] = []
@@ -108,7 +108,7 @@ class Judge:
             ValueError: If nothing of this world is in it.
         """
         if not isinstance(image, Verdict):
-            refuse_empty(self._resize(to_tensor(image)))
+            refuse_empty(to_tensor(image))
         return suggest_caption(image if isinstance(image, Verdict) else self.read(image))
 
     def _resize(self, image: Tensor) -> Tensor:

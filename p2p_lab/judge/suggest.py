@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from p2p_lab.judge.labels import NATURAL
 from p2p_lab.judge.verdict import Verdict
@@ -15,6 +16,7 @@ from p2p_lab.scenes.vocabulary import ANIMALS, FRUITS, RIDES
 EVEN = 0.02  # standard deviation of a picture in 0 … 1 below which it shows nothing
 EDGES = 1.25
 NOISE = 0.9
+SMALL = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,16 @@ def refuse_empty(pixels: Tensor) -> None:
     A picture of things is smooth nearly everywhere and steep at a few edges. In noise, sharp or
     blurred, and in gradients the slopes Δ are alike: √(mean Δ²) is at most 1.13 times mean |Δ|; in
     6,000 scenes of the bundled worlds it is at least 1.44 times. In noise of two values a pixel
-    differs from its neighbour as much as from any other: mean |Δ| is the standard deviation.
+    differs from its neighbour as much as from any other: mean |Δ| is the standard deviation. A
+    large picture is looked at small: enlarged noise is soft, and noise again when it is made small.
 
     Raises:
         ValueError: If there is nothing to see.
     """
+    if max(pixels.shape) > SMALL:
+        pixels = F.interpolate(pixels[None], size=(SMALL, SMALL), mode="bilinear", antialias=True)[
+            0
+        ]
     spread = float(pixels.std(dim=(1, 2)).mean())
     slopes = [pixels.diff(dim=axis).abs() for axis in (1, 2)]
     uneven = min(_unevenness(along.amax(dim=0)) for along in slopes)

@@ -20,7 +20,7 @@ from p2p_lab.models.identity import warn_of_another_model
 from p2p_lab.models.opening import open_file, open_folder, open_pipe
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-PREFERRED = ("scenes-128", "scenes-64")
+PREFERRED = ("scenes-128",)
 
 
 def list_models() -> list[str]:

@@ -49,12 +49,12 @@ class Pictures:
 
 
 @cpu_by_default()
-def render(scenes: Sequence[Scene] | Scene, size: int = 64) -> Pictures:
+def render(scenes: Sequence[Scene] | Scene, size: int = 128) -> Pictures:
     """Draw scenes.
 
     Args:
         scenes: One scene or a sequence.
-        size: Side of the pictures in pixels, at most 256.
+        size: Side of the pictures in pixels, at most 256; the bundled model draws 128.
 
     Raises:
         ValueError: If the size is out of range or there is no scene.

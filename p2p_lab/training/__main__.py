@@ -13,12 +13,17 @@ from typing import Any
 from accelerate import PartialState
 
 from p2p_lab.training.cascade_export import save_cascade
-from p2p_lab.training.config import CASCADES, SIZES
+from p2p_lab.training.config import CASCADES, SIZES, TrainConfig
 from p2p_lab.training.export import save
 from p2p_lab.training.latent import STAGES
 from p2p_lab.training.loop import train
 
-FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures")
+FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures", "crop")
+
+_CROP = (
+    "--crop takes 0 (whole pictures) or a multiple of {0.scale} up to {0.picture_size}, the side "
+    "of this size's pictures; got {1}."
+)
 
 
 def main() -> None:
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures a step, over all processes")
     parser.add_argument("--warm-start", help="a trained model to go on from: a name or a folder")
     parser.add_argument("--decoder-pictures", type=int, help="pictures of the autoencoder's stage")
+    parser.add_argument("--crop", type=int, help="side of the decoder's windows; 0: whole pictures")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, help="train these alone; nothing is saved as a model"
     )
@@ -45,6 +51,12 @@ def main() -> None:
     of_cascade = options.size in CASCADES
     if of_cascade and options.warm_start:
         parser.error("--warm-start is for latent models; a cascade starts from nothing.")
+    if of_cascade and (options.decoder_pictures is not None or options.crop is not None):
+        parser.error(
+            "--decoder-pictures and --crop are for latent models; a cascade has no decoder."
+        )
+    if options.crop and not _fits(options.crop, SIZES[options.size]):
+        parser.error(_CROP.format(SIZES[options.size], options.crop))
     if of_cascade and options.stages:
         parser.error("--stages is for latent models; a cascade's second stage needs its first.")
     if options.prediction and not of_cascade:
@@ -66,6 +78,11 @@ def main() -> None:
         if set(stages) < set(STAGES):
             return
         _finish(lambda facts: save(latent, config, target, facts), options.out, target)
+
+
+def _fits(side: int, config: TrainConfig) -> bool:
+    """Return whether windows of so many pixels are whole latent positions of a picture."""
+    return 0 < side <= config.picture_size and side % config.scale == 0
 
 
 def _finish(write: Callable[[dict[str, Any]], None], out: Path, target: Path) -> None:

@@ -178,7 +178,7 @@ SIZES: dict[str, TrainConfig] = {
         cached=32_000,
         batch=32,
         hours=8.0,
-        warm_start="scenes-64",
+        warm_start="scenes-128",
     ),
     "full": TrainConfig(
         size="full",
