@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="40 cases, nothing tuned: minutes")
     parser.add_argument("--cases", type=int, help=f"how many ({FULL}, small {SMALL})")
     parser.add_argument("--only", choices=("tuning", "reporting"), help="one half")
-    parser.add_argument("--seed", type=int, default=0, help="other cases (0 to 299)")
+    parser.add_argument("--seed", type=int, default=0, help="other cases (0 to 199)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's own)")
     parser.add_argument("--model", help="a bundled model's name or a folder; the best installed")
     parser.add_argument("--judge", help="folder of a judge; the bundled one")
@@ -73,9 +73,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def halves(options: argparse.Namespace, judge: Any) -> tuple[list[Case], list[Case]]:
     """Return the tuning and the reporting cases of a run."""
+    half = options.cases if options.small else max(options.cases // 2, 1)
     if options.small or options.only == "reporting":
-        return [], make_cases(options.cases, judge, seed=options.seed, half="reporting")
-    half = max(options.cases // 2, 1)
+        return [], make_cases(half, judge, seed=options.seed, half="reporting")
     tuning = make_cases(half, judge, seed=options.seed, half="tuning")
     if options.only == "tuning":
         return tuning, []

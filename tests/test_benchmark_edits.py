@@ -173,6 +173,17 @@ def test_time_weather_and_style_may_change_everything() -> None:
     assert not may_change(scene, scene, 64).any()
 
 
+def test_a_half_has_half_of_the_cases_whether_it_runs_alone_or_not(judge: Judge) -> None:
+    both, one, other = (
+        command.halves(command.parse(["--cases", "4", *only]), judge)
+        for only in ([], ["--only", "reporting"], ["--only", "tuning"])
+    )
+    said = [[case.said for case in part] for part in (*both, *one, *other)]
+    assert said == [said[0], said[1], [], said[1], said[0], []] and len(said[0]) == 2 == len(
+        said[1]
+    )
+
+
 # --- scores
 
 

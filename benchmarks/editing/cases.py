@@ -102,7 +102,7 @@ def make_cases(
     Args:
         count: how many.
         judge: must read source and target rightly.
-        seed: from 0 to 299; another one gives other cases.
+        seed: from 0 to 199; another one gives other cases.
         half: take only this half's.
         world: the vocabulary to draw from.
     """
