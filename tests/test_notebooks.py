@@ -233,6 +233,14 @@ def test_the_readme_adds_the_lessons_minutes_up() -> None:
     assert f"{total} minutes by their own count" in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_the_readme_says_each_lessons_measured_seconds() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for path in LESSONS:
+        spent = nbformat.read(path, as_version=4).metadata["p2p_lab"]["cpu_seconds"]
+        row = next(line for line in text.splitlines() if f"| [{path.stem}](" in line)
+        assert row.split("|")[-2].strip() == str(round(spent)), path.stem
+
+
 def test_the_count_for_a_reader_leaves_out_what_is_folded_set_up_or_waits() -> None:
     notebook = new_notebook(
         cells=[
