@@ -43,9 +43,7 @@ def refuse_empty(pixels: Tensor) -> None:
         ValueError: If there is nothing to see.
     """
     if max(pixels.shape) > SMALL:
-        pixels = F.interpolate(pixels[None], size=(SMALL, SMALL), mode="bilinear", antialias=True)[
-            0
-        ]
+        pixels = F.interpolate(pixels[None], (SMALL, SMALL), mode="bilinear", antialias=True)[0]
     spread = float(pixels.std(dim=(1, 2)).mean())
     slopes = [pixels.diff(dim=axis).abs() for axis in (1, 2)]
     uneven = min(_unevenness(along.amax(dim=0)) for along in slopes)
