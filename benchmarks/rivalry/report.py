@@ -53,8 +53,9 @@ def readme(results: Mapping[str, Any]) -> str:
     ]
     half = (len(cells) + 1) // 2
     return (
-        f"What came after, on the same {found[P2P]['cases']} other cases ([all numbers]"
-        "(docs/rivals.md)); did what was asked *and* nothing else, background in dB:\n"
+        f"What came after, on {found[P2P]['cases']} other cases, drawn by "
+        f"`{results['about']['model']}` ([all numbers](docs/rivals.md)); did what was asked *and* "
+        "nothing else, background in dB:\n"
         f"{'; '.join(cells[:half])};\n{'; '.join(cells[half:])}."
     )
 
