@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import io
 import os
 import re
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,24 @@ def test_a_lesson_says_how_long_it_takes_by_what_a_reader_meets(path: Path) -> N
     tool.state_reader(notebook, path.stem)
     assert f"about {found['minutes']} minutes" in strip and notebook.cells[0].source == strip
     assert found["minutes"] <= 50
+
+
+def test_no_other_pattern_of_nbval_meets_a_picture_inside_html() -> None:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "tests" / "nbval_sanitize.cfg", encoding="utf-8")
+    first = config[config.sections()[0]]
+    shown = [part["text/html"] for path in LESSONS for part in data_of(path) if "text/html" in part]
+    kinds = {kind for html in shown for kind in re.findall(r"data:image/(\w+);base64", html)}
+    assert kinds == {"png", "jpeg"}
+    for html in shown:
+        left = re.sub(first["regex"], first["replace"], html)
+        assert "base64" not in left, left[:200]
+
+
+def data_of(path: Path) -> Iterator[dict[str, str]]:
+    """Yield what each output of a notebook shows, by type."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        yield from (output.get("data", {}) for output in cell.get("outputs", []))
 
 
 def test_the_readme_adds_the_lessons_minutes_up() -> None:
