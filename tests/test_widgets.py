@@ -699,11 +699,11 @@ def test_a_panel_is_widget_picture_and_text_in_one_bundle(kind: str, run: Run, s
     assert set(data) == {VIEW, "text/html", "text/plain"}
     assert data[VIEW]["model_id"] == panel.box.model_id
     found = re.search(
-        r'<img alt="([^"]{20,})" src="data:image/(?:png|jpeg);base64,([^"]+)"', data["text/html"]
+        r'<img alt="([^"]{20,})" src="data:image/(png|jpeg);base64,([^"]+)"', data["text/html"]
     )
     assert found is not None
-    with Image.open(io.BytesIO(base64.b64decode(found[2]))) as picture:
-        assert picture.width > 200
+    with Image.open(io.BytesIO(base64.b64decode(found[3]))) as picture:
+        assert picture.format == found[2].upper() and picture.width > 200
     assert len(data["text/html"]) < 270_000
     assert data["text/plain"] == repr(panel) and "0x" not in repr(panel)
 

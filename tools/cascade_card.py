@@ -19,7 +19,7 @@ from typing import Any
 
 import p2p_lab
 from model_card import LICENCE, LIMITS, draw_samples, known
-from run_facts import MEANING, count_parameters, draw_curve, fill, read_log, slope
+from run_facts import MEANING, count_parameters, draw_curve, fill, last_line, read_log, slope
 
 TOOL = "tools/cascade_card.py"
 SUPER = "super"
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--benchmark", type=Path, required=True, help="its last line, in a file")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
-    numbers = json.loads(options.benchmark.read_text().splitlines()[-1])
+    numbers = last_line(options.benchmark)
     facts = collect(options.run, options.weights, numbers)
     later: dict[str, Any] = json.loads((options.weights / SUPER / "card.json").read_text())
     facts["later_defaults"] = later["defaults"]

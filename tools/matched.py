@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from run_facts import MEANING, read_log
+from run_facts import MEANING, last_line, read_log
 
 
 def read_matched(run: Path, benchmark: Path) -> dict[str, Any]:
     """Return one of two matched runs: its settings, how it ended, its benchmark."""
     card = json.loads((run / "pipeline" / "card.json").read_text())
-    numbers = json.loads(benchmark.read_text().splitlines()[-1])
+    numbers = last_line(benchmark)
     end = read_log(run / "denoiser" / "log.jsonl")[-1]
     ended = {key: end[key] for key in ("pictures", "seconds", "loss")}
     return {"command": card["command"], "config": card["config"], **ended, "metrics": numbers}

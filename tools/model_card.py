@@ -30,7 +30,7 @@ from benchmarks.full_pipeline import FullPipeline
 from matched import pair_table, read_matched
 from p2p_lab.scenes import WORLDS, caption, sample_scene
 from p2p_lab.scenes.splits import SAMPLES
-from run_facts import MEANING, count_parameters, draw_curve, fill, read_log, slope
+from run_facts import MEANING, count_parameters, draw_curve, fill, last_line, read_log, slope
 
 TOOL = "tools/model_card.py"
 EYE = Path("benchmarks/eye_captions.txt")
@@ -126,23 +126,19 @@ def figures(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
 
 def made(facts: dict[str, Any]) -> str:
     """Say how large the model is and what it learned on."""
-    before, ends, decoder = facts.get("before"), facts["denoiser"], facts["autoencoder"]
+    ends, decoder = facts["denoiser"], facts["autoencoder"]
     parts = [f"`{facts['name']}`: {facts['parameters'] / 1e6:.1f} million parameters."]
     for what, end in (("U-Net and text encoder", ends), ("decoder", decoder)):
         leg = f"The {what} learned on {end['pictures']:,} pictures"
         hours = f"{end['seconds'] / 3600:.1f} hours"
-        parts.append(f"{leg} in {hours}{earlier(before, end)}.")
+        parts.append(f"{leg} in {hours}{earlier(end)}.")
     parts.append(f"The velocity loss ended at {ends['loss']:.4f}.")
     return " ".join(parts)
 
 
-def earlier(before: dict[str, Any] | None, end: dict[str, Any]) -> str:
+def earlier(end: dict[str, Any]) -> str:
     """Say what a stage had learned on before its last run."""
-    had = end.get("before") or 0
-    named = f" as `{before['name']}`" if before and not had else ""
-    had = had or (before["denoiser"]["pictures"] if before and "loss" in end else 0)
-    unit = f" {end['before_unit']}" if "before_unit" in end else ""
-    return f", after {had:,}{unit} in earlier runs{named}" if had else ""
+    return f", after {end['before']} in earlier runs" if "before" in end else ""
 
 
 def say_frechet(found: dict[str, Any]) -> str:
@@ -284,6 +280,8 @@ def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[st
             log = read_log(path)
             end = {name: log[-1][name] for name in ("pictures", "seconds", key)}
             facts[stage] = {**end, "slope": round(slope(log, key), 5)}
+    if "before" in facts and "before" not in facts["denoiser"]:
+        facts["denoiser"]["before"] = f"{facts['before']['denoiser']['pictures']:,} pictures"
     if run and (run / "denoiser/log.jsonl").is_file():
         facts["log"] = hashlib.sha256((run / "denoiser/log.jsonl").read_bytes()).hexdigest()
     facts = {"command": "", **facts, "metrics": numbers, "licence": LICENCE}
@@ -300,11 +298,6 @@ def compare(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {**found, "other": other["distance"], "other_name": other["model"]}
 
 
-def last_line(path: Path) -> Any:
-    """Return the JSON that a benchmark ended with."""
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-
-
 def parse_options() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser("tools/model_card.py", description=__doc__.splitlines()[0])
@@ -316,7 +309,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--faders", type=Path, help="what benchmarks/model.py --faders found")
     parser.add_argument("--eye", type=Path, help="what is misdrawn, by number")
     names = ("RUN", "BENCHMARK") * 2
-    parser.add_argument("--matched", type=Path, nargs=4, metavar=names, help="two runs alike but")
+    parser.add_argument(
+        "--matched", type=Path, nargs=4, metavar=names, help="runs that differ in supervision"
+    )
     parser.add_argument(
         "--sites", action="store_true", help="show the benchmark's sites by default"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from p2p_lab.files import whole_lines
 
@@ -31,6 +32,11 @@ TITLES = {
     "base": "Base stage and text encoder",
     "super": "Super-resolution stage",
 }
+
+
+def last_line(path: Path) -> Any:
+    """Return the JSON that a benchmark ended with."""
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

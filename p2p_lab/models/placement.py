@@ -42,8 +42,8 @@ def decode_sparing(vae: Any, z: Tensor) -> Tensor:
     """Turn unscaled latents (B, C, h, w) into pictures (B, 3, H, W) in ±1.
 
     Slicing and tiling that the autoencoder was set to hold. On the CPU pictures are decoded one by
-    one, which is as fast and takes a part of the memory. On other devices they are where it does
-    not suffice, and one that is too large is decoded in tiles, with a warning.
+    one, which is up to a seventh slower and takes a part of the memory. On other devices they are
+    where it does not suffice, and one that is too large is decoded in tiles, with a warning.
 
     Raises:
         torch.OutOfMemoryError: If a tile is too large as well.

@@ -20,6 +20,12 @@ from p2p_lab.training.loop import train
 
 FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures", "crop")
 
+LATENT_ONLY = {
+    "warm_start": "a cascade starts from nothing",
+    "stages": "a cascade's second stage needs its first",
+    "decoder_pictures": "a cascade has no decoder",
+    "crop": "a cascade has no decoder",
+}
 _CROP = (
     "--crop takes 0 (whole pictures) or a multiple of {0.scale} up to {0.picture_size}, the side "
     "of this size's pictures; got {1}."
@@ -49,16 +55,11 @@ def main() -> None:
     parser.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="of a cascade")
     options = parser.parse_args()
     of_cascade = options.size in CASCADES
-    if of_cascade and options.warm_start:
-        parser.error("--warm-start is for latent models; a cascade starts from nothing.")
-    if of_cascade and (options.decoder_pictures is not None or options.crop is not None):
-        parser.error(
-            "--decoder-pictures and --crop are for latent models; a cascade has no decoder."
-        )
+    for name, why in LATENT_ONLY.items():
+        if of_cascade and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is for latent models; {why}.")
     if options.crop and not _fits(options.crop, SIZES[options.size]):
         parser.error(_CROP.format(SIZES[options.size], options.crop))
-    if of_cascade and options.stages:
-        parser.error("--stages is for latent models; a cascade's second stage needs its first.")
     if options.prediction and not of_cascade:
         parser.error("--prediction is for a cascade; latent models tell the velocity.")
     changes = {name: value for name in FREE if (value := getattr(options, name)) is not None}
