@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -403,6 +404,23 @@ def test_many_pictures_wrap_and_no_title_is_cut_or_laid_over_another(count: int)
         for other in boxes[i + 1 :]:
             apart = one[2] <= other[0] or other[2] <= one[0]
             assert apart or one[3] <= other[1] or other[3] <= one[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("image", [None, picture()])
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_line_below_a_heatmap_is_cut_or_touches_its_neighbours(
+    count: int, image, masked: bool
+) -> None:
+    heats = {f"word {i}": RNG.random((6, 6)) for i in range(count)}
+    masks = dict.fromkeys(heats, np.eye(12) > 0) if masked else None
+    figure = figures.show_maps(heats, image=image, masks=masks)
+    figures.to_png(figure)
+    lines = [text.get_window_extent() for ax in figure.axes for text in ax.texts]
+    assert len(lines) == count
+    for left, right in itertools.pairwise(sorted(lines, key=lambda box: box.x0)):
+        assert left.x1 < right.x0
+    assert all(line.x0 >= 0 and line.y0 >= 0 for line in lines)
 
 
 @pytest.mark.parametrize("side", [24, 96, 100, 256])

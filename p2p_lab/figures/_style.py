@@ -136,11 +136,28 @@ def axes_or_new(ax: Axes | None, width: float, height: float) -> tuple[Axes, Dra
     return figure.add_subplot(), figure
 
 
-def panels(count: int, *, columns: int, size: float, rows_each: int = 1) -> tuple[LabFigure, Any]:
-    """Return a figure and an array (rows, columns) of empty axes for `count` square panels."""
+def panels(
+    count: int,
+    *,
+    columns: int,
+    size: float,
+    rows_each: int = 1,
+    beside: float = 0.0,
+    lines: int = 1,
+) -> tuple[LabFigure, Any]:
+    """Return a figure and an array (rows, columns) of empty axes for square panels.
+
+    Args:
+        count: Number of panels, or of columns of them where each has several rows.
+        columns: The most in a row.
+        size: Side of a panel in inches.
+        rows_each: Rows that belong together.
+        beside: Room at the right in inches, for a colour scale.
+        lines: Lines of text below a panel.
+    """
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns) * rows_each
-    figure = new_figure(size * columns, (size + 0.55) * rows)
+    figure = new_figure(size * columns + beside, (size + 0.4 + 0.15 * lines) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat:
         ax.set_axis_off()

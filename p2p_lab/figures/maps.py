@@ -34,6 +34,8 @@ from p2p_lab.figures._style import (
 )
 from p2p_lab.metrics import mask_iou, pointing_accuracy
 
+SCALE = 0.5  # inches that a colour scale takes beside the panels
+
 
 def _heat(values: Any) -> Floats:
     """Return a map as (h, w) floats."""
@@ -159,7 +161,8 @@ def show_maps(
     low, top = _range(list(heats.values()))
     first = 1 if picture is not None else 0
     count = len(heats) + first
-    figure, grid = panels(count, columns=columns, size=1.55, rows_each=1 + first)
+    shape = {"columns": columns, "rows_each": 1 + first, "lines": 2 if masks else 1}
+    figure, grid = panels(count, size=1.55, beside=SCALE, **shape)
     rows, wide = grid[:: 1 + first].reshape(-1), grid[1 :: 1 + first].reshape(-1)
     if picture is not None:
         show_picture(rows[0], picture, "picture")
