@@ -169,7 +169,7 @@ def test_the_super_stage_leaves_the_text_encoder_as_the_base_stage_left_it(tmp_p
     assert not torch.equal(fresh["shared.weight"], after["shared.weight"])
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_an_error_of_the_picture_costs_the_same_whatever_the_network_tells(kind: Any) -> None:
     random = torch.Generator().manual_seed(0)
     images, noise, error = (torch.randn(2, 3, 4, 4, generator=random) for _ in range(3))
@@ -178,7 +178,7 @@ def test_an_error_of_the_picture_costs_the_same_whatever_the_network_tells(kind:
     wrong = images + error
     eps = (noisy - alpha_bar.sqrt() * wrong) / (1 - alpha_bar).sqrt()
     velocity = alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * wrong
-    told = eps if kind == "epsilon" else velocity
+    told = {"epsilon": eps, "v_prediction": velocity, "sample": wrong}[kind]
     errors = denoising_errors(told, images, noise, alpha_bar, kind)
     found = (error_weight(alpha_bar, kind) * errors).mean()
     ratio = (alpha_bar / (1 - alpha_bar)).clamp_max(5.0)
@@ -422,7 +422,8 @@ def test_one_command_trains_a_cascade_and_saves_it(
         ("--size cascade --decoder-pictures 8", "a cascade has no decoder"),
         ("--size scenes-128 --crop 60", "a multiple of 8 up to 128.*got 60"),
         ("--size scenes-128 --crop 136", "a multiple of 8 up to 128.*got 136"),
-        ("--size small --prediction epsilon", "latent models tell the velocity"),
+        ("--size small --prediction epsilon", "a latent model can tell v_prediction or sample"),
+        ("--size cascade --prediction sample", "a cascade v_prediction or epsilon"),
     ],
 )
 def test_an_option_of_the_other_kind_of_model_is_refused(

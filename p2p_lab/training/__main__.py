@@ -26,6 +26,11 @@ LATENT_ONLY = {
     "decoder_pictures": "a cascade has no decoder",
     "crop": "a cascade has no decoder",
 }
+OF_LATENT, OF_CASCADE = ("v_prediction", "sample"), ("v_prediction", "epsilon")
+_PREDICTION = (
+    "--prediction {}: a latent model can tell v_prediction or sample (the clean latents), a "
+    "cascade v_prediction or epsilon (the noise)."
+)
 _CROP = (
     "--crop takes 0 (whole pictures) or a multiple of {0.scale} up to {0.picture_size}, the side "
     "of this size's pictures; got {1}."
@@ -52,7 +57,9 @@ def main() -> None:
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, help="train these alone; nothing is saved as a model"
     )
-    parser.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="of a cascade")
+    parser.add_argument(
+        "--prediction", choices=sorted({*OF_LATENT, *OF_CASCADE}), help="what a U-Net tells"
+    )
     options = parser.parse_args()
     of_cascade = options.size in CASCADES
     for name, why in LATENT_ONLY.items():
@@ -60,8 +67,8 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} is for latent models; {why}.")
     if options.crop and not _fits(options.crop, SIZES[options.size]):
         parser.error(_CROP.format(SIZES[options.size], options.crop))
-    if options.prediction and not of_cascade:
-        parser.error("--prediction is for a cascade; latent models tell the velocity.")
+    if options.prediction not in (None, *(OF_CASCADE if of_cascade else OF_LATENT)):
+        parser.error(_PREDICTION.format(options.prediction))
     changes = {name: value for name in FREE if (value := getattr(options, name)) is not None}
     changes |= {"seed": options.seed, "pictures": options.pictures}
     target = options.save or options.out / "pipeline"

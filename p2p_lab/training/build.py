@@ -48,17 +48,21 @@ def build(config: TrainConfig, tokenizer: CLIPTokenizer | None = None) -> Parts:
             _text_encoder(config, tokenizer),
             _autoencoder(config),
             _unet(config),
-            build_scheduler(),
+            build_scheduler(config.prediction),
         )
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Return the noise schedule: Stable Diffusion's, with the velocity as target."""
+def build_scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
+    """Return the noise schedule, Stable Diffusion's.
+
+    Args:
+        prediction: What the U-Net tells: the velocity, or the clean latents ("sample").
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        prediction_type=prediction,
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
@@ -139,8 +143,14 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
         trained: The model to go on from.
 
     Raises:
-        ValueError: If the shapes differ otherwise.
+        ValueError: If the shapes differ otherwise, or it tells something else of the latents.
     """
+    told, asked = trained.prediction, parts.scheduler.config.prediction_type
+    if told != asked:
+        raise ValueError(
+            f"{trained.name} does not fit this run: its U-Net tells {told!r}, and {asked!r} is "
+            f"asked for. Take --prediction {told}, or leave --warm-start out."
+        )
     pairs = [(parts.text_encoder, trained.text_encoder), (parts.unet, trained.module)]
     if is_same_shape(parts, trained):
         pairs.append((parts.vae, trained.vae))

@@ -6,17 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
-
-# Settings that came later: while they are off, a run hashes as it did before them.
-LATER = (
-    "decoder_world",
-    "latent_noise",
-    "detail_weight",
-    "long_captions",
-    "neutral_padding",
-    "cached",
-)
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -57,6 +47,7 @@ class RunConfig:
     object_weight: float = 3.0
     prompt_dropout: float = 0.1
     seed: int = 0
+    later: ClassVar[dict[str, Any]] = {}  # by name, the value with which a run hashes as before
 
     @property
     def scale(self) -> int:
@@ -71,7 +62,7 @@ class RunConfig:
         fields = dataclasses.asdict(self)
         for free in ("hours", "pictures", "decoder_pictures", "crop"):
             fields.pop(free, None)
-        fields = {name: value for name, value in fields.items() if value or name not in LATER}
+        fields = {name: value for name, value in fields.items() if self.later.get(name) != value}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,6 +90,8 @@ class TrainConfig(RunConfig):
         autoencoder_share: Part of the time that the autoencoder gets.
         warm_start: Name or folder of a trained model of the same shape to go on from, its
             autoencoder kept as it is; empty: from nothing.
+        prediction: What the U-Net tells: the velocity, or the clean latents ("sample"). Both weigh
+            an error of the picture alike.
     """
 
     encoder: Literal["patches", "nested", "learned"] = "patches"
@@ -118,6 +111,16 @@ class TrainConfig(RunConfig):
     heads: int = 4
     autoencoder_share: float = 0.15
     warm_start: str = ""
+    prediction: Literal["v_prediction", "sample"] = "v_prediction"
+    later = {
+        "decoder_world": "",
+        "latent_noise": 0.0,
+        "detail_weight": 0.0,
+        "long_captions": 0.0,
+        "neutral_padding": 0.0,
+        "cached": 0,
+        "prediction": "v_prediction",
+    }
 
     @property
     def scale(self) -> int:

@@ -1,6 +1,7 @@
 """The loss of a denoiser: what it predicts of noised pictures, and where its words look.
 
-With x_t = √ᾱ x + √(1 − ᾱ) ε a denoiser learns the velocity √ᾱ ε − √(1 − ᾱ) x, or the noise ε.
+With x_t = √ᾱ x + √(1 − ᾱ) ε a denoiser learns the velocity √ᾱ ε − √(1 − ᾱ) x, the noise ε, or the
+clean x itself.
 """
 
 from __future__ import annotations
@@ -114,9 +115,9 @@ def denoising_errors(
         clean: (B, C, h, w), what was noised.
         noise: (B, C, h, w), what was added.
         alpha_bar: (B, 1, 1, 1).
-        prediction: "v_prediction" or "epsilon".
+        prediction: "v_prediction", "epsilon" or "sample".
     """
-    target = noise
+    target = clean if prediction == "sample" else noise
     if prediction == "v_prediction":
         target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
     return F.mse_loss(predicted, target, reduction="none")
@@ -126,14 +127,15 @@ def error_weight(alpha_bar: Tensor, prediction: str) -> Tensor:
     """Return what an error counts at a noise level, min-SNR-5 (Hang et al. 2023, 2303.09556).
 
     With r = ᾱ/(1 − ᾱ), an error of the picture counts min(r, 5); that is min(r, 5)/r for an error
-    of the noise and min(r, 5)/(r + 1) for one of the velocity, so both predictions weigh alike.
+    of the noise and min(r, 5)/(r + 1) for one of the velocity, so all predictions weigh alike.
 
     Args:
         alpha_bar: (B, 1, 1, 1).
-        prediction: "v_prediction" or "epsilon".
+        prediction: "v_prediction", "epsilon" or "sample".
     """
     ratio = alpha_bar / (1 - alpha_bar)
-    return ratio.clamp_max(5.0) / (ratio + 1 if prediction == "v_prediction" else ratio)
+    whole = {"v_prediction": ratio + 1, "epsilon": ratio, "sample": torch.ones_like(ratio)}
+    return ratio.clamp_max(5.0) / whole[prediction]
 
 
 def inside_weight(cover: Tensor, config: RunConfig) -> Tensor:
