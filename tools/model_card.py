@@ -132,8 +132,28 @@ def made(facts: dict[str, Any]) -> str:
         leg = f"The {what} learned on {end['pictures']:,} pictures"
         hours = f"{end['seconds'] / 3600:.1f} hours"
         parts.append(f"{leg} in {hours}{earlier(end)}.")
-    parts.append(f"The velocity loss ended at {ends['loss']:.4f}.")
+    parts.append(f"The velocity loss ended at {ends['loss']:.4f}{promise(facts)}.")
     return " ".join(parts)
+
+
+def promise(facts: dict[str, Any]) -> str:
+    """Say how fast the loss fell at the end, and what the whole last run made of it."""
+    ends, before = facts["denoiser"], facts.get("before", {"name": ""})
+    parts = []
+    if "slope" in ends:
+        parts.append(f", {ends['slope']:+.4f} over the last tenth of the run as the rate went to 0")
+    if kind(before["name"]) == kind(facts["name"]):  # their losses are of the same latents
+        start = before["denoiser"]["loss"]
+        parts.append(
+            f"; that of `{before['name']}` was {start:.4f}, so the {ends['pictures']:,} pictures "
+            f"brought {start - ends['loss']:.4f}, and as many again promise less"
+        )
+    return "".join(parts)
+
+
+def kind(name: str) -> str:
+    """Return a model's name without its version."""
+    return name.rsplit("-v", 1)[0]
 
 
 def earlier(end: dict[str, Any]) -> str:
@@ -211,7 +231,7 @@ seconds on a CPU.
 
 ```python
 import p2p_lab
-p2p_lab.generate(p2p_lab.load("{facts["name"].rsplit("-v", 1)[0]}"), "a cat in a field", seed=0)
+p2p_lab.generate(p2p_lab.load("{kind(facts["name"])}"), "a cat in a field", seed=0)
 ```
 
 ## What it knows
@@ -262,7 +282,7 @@ def went_on(facts: dict[str, Any]) -> str:
     if before is None:
         return ""
     return f""" It went on from
-  `{before["name"]}`, made by `{before["command"]}`."""
+  `{before["name"]}`, made by `{before["command"]}`.{went_on(before)}"""
 
 
 def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[str, Any]:
