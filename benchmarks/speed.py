@@ -278,12 +278,12 @@ def diffusers_pipeline(model: Any) -> Any:
     """Put diffusers' own pipeline around the same weights."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline(**_parts(model, DDIMScheduler))
+    pipe = StableDiffusionPipeline(**sd_parts(model, DDIMScheduler))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _parts(model: Any, scheduler: Any) -> dict[str, Any]:
+def sd_parts(model: Any, scheduler: Any) -> dict[str, Any]:
     return {
         "vae": model.vae,
         "text_encoder": model.text_encoder,
@@ -305,7 +305,7 @@ def port_edit(path: Path, model: Any, plain: dict[str, Any]) -> Callable[[], Any
         raise SystemExit(f"--port {path}: this is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pipe = module.Prompt2PromptPipeline(**_parts(model, DDIMScheduler))
+    pipe = module.Prompt2PromptPipeline(**sd_parts(model, DDIMScheduler))
     pipe.set_progress_bar_config(disable=True)
     size = {"height": model.defaults.height, "width": model.defaults.width}
     control = {"edit_type": "replace", "n_cross_replace": 0.8, "n_self_replace": 0.4}

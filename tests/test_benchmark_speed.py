@@ -90,3 +90,22 @@ def test_the_store_is_flat_in_the_steps_and_the_tape_grows_as_predicted(
     assert len({row[1] for row in rows}) == 1
     assert all(row[2] == row[3] for row in rows)
     assert abs((rows[2][2] - rows[1][2]) - (rows[1][2] - rows[0][2])) <= 1  # KiB, rounded
+
+
+def test_samplers_are_held_against_pictures_of_many_steps_from_the_same_noise(sd32: Any) -> None:
+    from benchmarks import samplers
+
+    model = replace(sd32, text_encoder=tiny_text_encoder(length=77).float())
+    model = replace(model, tokenizer=tiny_tokenizer(77))
+    draws = [samplers.ours(model, name) for name in samplers.SAMPLERS] + [samplers.unipc(model)]
+    truth = [draws[0](prompt, seed, 40) for seed, prompt in enumerate(samplers.PROMPTS)]
+    assert samplers.nearness(draws[0], truth, 40) == float("inf")
+    for draw in draws[1:]:
+        assert samplers.nearness(draw, truth, 40) > samplers.nearness(draw, truth, 2)
+
+
+def test_the_page_of_models_shows_the_samplers_as_they_were_measured() -> None:
+    results = Path("benchmarks/results/samplers.md").read_text(encoding="utf-8")
+    page = Path("docs/backbones.md").read_text(encoding="utf-8")
+    rows = [line for line in results.splitlines() if line.startswith("|")]
+    assert len(rows) == 5 and "\n".join(rows) in page

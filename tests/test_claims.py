@@ -44,6 +44,13 @@ def test_a_sentence_that_compares_is_found_and_folded_answers_are_not() -> None:
     assert claims.comparing(lesson("a 1", said)) == ["It keeps more.", "Is it the largest?"]
 
 
+@pytest.mark.parametrize("path", sorted(claims.LESSONS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_no_lesson_prints_that_something_it_says_is_false(path: Path) -> None:
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    lines = [line for cell in cells for line in claims.text_of(cell).splitlines()]
+    assert not [line for line in lines if re.search(r": False\b", line)]
+
+
 def test_every_lesson_has_claims() -> None:
     assert {claim.lesson for claim in CLAIMS} == {p.stem for p in claims.LESSONS.glob("*.ipynb")}
 
@@ -53,6 +60,10 @@ def test_a_claim_fails_when_its_numbers_turn_its_sentence_goes_or_its_cell_goes(
     assert claims.fault_of(claim, lesson("a 1.0 of 2\nb 3 dB\n")) == ""
     assert "but not" in claims.fault_of(claim, lesson("a 1.0 of 4\nb 3 dB\n"))
     assert "no number 2" in claims.fault_of(claim, lesson("a 1.0\nb 3 dB\n"))
+    words = claims.Claim("x", "second is larger", "c = 1", "'cat' in after('sees')")
+    assert claims.fault_of(words, lesson("it sees a cat\n")) == ""
+    assert "but not" in claims.fault_of(words, lesson("a cat: it sees a dog\n"))
+    assert "there is no 'sees'" in claims.fault_of(words, lesson("a cat\n"))
     assert "does not say" in claims.fault_of(claim, lesson("a 1 2\nb 3\n", "The first."))
     other = claims.Claim("x", "second is larger", "d = 1", "n('b') > 0")
     assert "0 code cells" in claims.fault_of(other, lesson("a 1 2\nb 3\n"))

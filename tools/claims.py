@@ -5,9 +5,10 @@
 
 The table is `notebooks/claims.toml`. An entry has the lesson, the sentence as it stands there, a
 piece of the code that prints the numbers, and what must hold: `n("late", 2)` is the second number
-after the word "late" in the cell's output. Claims that say "here" are about the shown picture
-alone; all others must hold on other seeds too. Every sentence with a comparing word is in the table
-as a claim, or, where it claims no result (a question, a definition, a task), as `plain`.
+after the word "late" in the cell's output, `after("late")` the rest of that line. Claims that say
+"here" are about the shown picture alone; all others must hold on other seeds too. Every sentence
+with a comparing word is in the table as a claim, or, where it claims no result (a question, a
+definition, a task), as `plain`.
 """
 
 from __future__ import annotations
@@ -111,6 +112,18 @@ def reader_before(text: str) -> Callable[[str], float]:
     return before
 
 
+def reader_after(text: str) -> Callable[[str], str]:
+    """Return `after(label)`: what stands behind a label, to the end of its line."""
+
+    def after(label: str) -> str:
+        lines = [line.split(label, 1)[1] for line in text.splitlines() if label in line]
+        if not lines:
+            raise LookupError(f"there is no {label!r} in {text!r}")
+        return lines[0]
+
+    return after
+
+
 def fault_of(claim: Claim, notebook: Any) -> str:
     """Return what is wrong with a claim in an executed notebook, or ""."""
     sources = " ".join(" ".join(c.source.split()) for c in notebook.cells)
@@ -120,7 +133,7 @@ def fault_of(claim: Claim, notebook: Any) -> str:
     if len(cells) != 1:
         return f"{claim.lesson} has {len(cells)} code cells with {claim.code!r}"
     text = text_of(cells[0])
-    numbers = {"n": reader(text), "before": reader_before(text)}
+    numbers = {"n": reader(text), "before": reader_before(text), "after": reader_after(text)}
     known = {**numbers, "abs": abs, "min": min, "max": max, "__builtins__": {}}
     try:
         holds = bool(eval(claim.holds, known))

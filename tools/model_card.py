@@ -1,7 +1,7 @@
 """Write what a trained model is, from its run's logs and its benchmarks: card, curve, pictures.
 
-    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v1 | tail -1 > bench.json
-    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v1 --benchmark bench.json \
+    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v2 | tail -1 > bench.json
+    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v2 --benchmark bench.json \
         [--run runs/s128] [--beside other.json] [--frechet ours.json other.json]
         [--faders faders.json] [--eye misdrawn.json]
 
@@ -299,7 +299,8 @@ def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[st
         if path and path.is_file():  # a stage that this run did not train is kept as it came
             log = read_log(path)
             end = {name: log[-1][name] for name in ("pictures", "seconds", key)}
-            facts[stage] = {**end, "slope": round(slope(log, key), 5)}
+            kept = {k: v for k, v in facts.get(stage, {}).items() if k == "before"}
+            facts[stage] = {**end, "slope": round(slope(log, key), 5), **kept}
     if "before" in facts and "before" not in facts["denoiser"]:
         facts["denoiser"]["before"] = f"{facts['before']['denoiser']['pictures']:,} pictures"
     if run and (run / "denoiser/log.jsonl").is_file():

@@ -74,8 +74,12 @@ def draw_curve(run: Path, target: Path) -> None:
         for key, label in CURVES[stage].items():
             if key in log[-1]:
                 axis.plot(x, [line[key] for line in log], label=label)
-        axis.set(title=TITLES[stage], xlabel="thousand pictures", ylabel="dB, or loss")
-        axis.set(yscale="linear" if stage == "autoencoder" else "log")
+        decoder = stage == "autoencoder"
+        axis.set(title=TITLES[stage], xlabel="thousand pictures")
+        axis.set(ylabel="dB" if decoder else "loss", yscale="linear" if decoder else "log")
+        if not decoder:
+            axis.yaxis.set_major_formatter("{x:.2g}")
+            axis.yaxis.set_minor_formatter("{x:.2g}")
         axis.legend()
         axis.grid(alpha=0.3)
     target.parent.mkdir(parents=True, exist_ok=True)
