@@ -201,7 +201,9 @@ def _tokenizer(length: int) -> Any:
 
 def _denoiser(name: str, unet: Any, vae: Any, text: Any, words: Any, size: int, device: str) -> Any:
     dtype = torch.float16 if device == "cuda" else torch.float32
-    parts = [part.eval().requires_grad_(False).to(device, dtype) for part in (unet, vae, text)]
+    unet, vae, text = (
+        part.eval().requires_grad_(False).to(device, dtype) for part in (unet, vae, text)
+    )
     config = {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -211,7 +213,15 @@ def _denoiser(name: str, unet: Any, vae: Any, text: Any, words: Any, size: int, 
         "set_alpha_to_one": False,
         "steps_offset": 1,
     }
-    return StableDiffusion(name, *parts, words, config, Defaults(size, size, 20, 3.0))
+    return StableDiffusion(
+        name=name,
+        module=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=words,
+        scheduler_config=config,
+        defaults=Defaults(size, size, 20, 3.0),
+    )
 
 
 def cases(subject: Subject, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:

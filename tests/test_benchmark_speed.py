@@ -64,6 +64,21 @@ def test_a_port_is_measured_beside_the_package_and_the_model_is_given_back(
     assert speed.port_note(subject, options) == ""
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_every_model_that_is_timed_can_be_edited(
+    speed: ModuleType, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr(speed, "list_models", list)
+    shaped = speed.sd_shaped
+    monkeypatch.setattr(speed, "sd_shaped", lambda device, width: shaped(device, width // 3))
+    options = argparse.Namespace(device="cpu", quick=True, port=None)
+    for subject in speed.subjects(options):
+        tried = replace(subject, steps=1, rounds=1)
+        found = speed.cases(tried, options)
+        assert all(found[case]() is not None for case in ("joint edit", "edit from the tape"))
+
+
 def test_a_port_is_left_out_with_a_line_where_a_model_reads_other_texts(
     speed: ModuleType, sd32: Denoiser, tmp_path: Path
 ) -> None:
