@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import Tensor
 
 import p2p_lab
-from benchmarks.speed import sd_parts
+from benchmarks.speed import diffusers_pipeline
 from p2p_lab.metrics import psnr
 
 RESULTS = Path(__file__).parent / "results" / "samplers.md"
@@ -45,10 +45,9 @@ def ours(model: Any, sampler: Any) -> Draw:
 
 def unipc(model: Any) -> Draw:
     """Return what draws with diffusers' UniPC, from the package's noise."""
-    from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
+    from diffusers import UniPCMultistepScheduler
 
-    pipe = StableDiffusionPipeline(**sd_parts(model, UniPCMultistepScheduler))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = diffusers_pipeline(model, UniPCMultistepScheduler)
 
     def draw(prompt: str, seed: int, steps: int) -> Tensor:
         start = p2p_lab.generate(model, prompt, seed=seed, steps=1, record="none")

@@ -284,16 +284,16 @@ def _generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(1) for _ in range(count)]
 
 
-def diffusers_pipeline(model: Any) -> Any:
-    """Put diffusers' own pipeline around the same weights."""
+def diffusers_pipeline(model: Any, scheduler: Any = None) -> Any:
+    """Put diffusers' own pipeline around the same weights, with a scheduler's class, or DDIM's."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline(**sd_parts(model, DDIMScheduler))
+    pipe = StableDiffusionPipeline(**_parts(model, scheduler or DDIMScheduler))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def sd_parts(model: Any, scheduler: Any) -> dict[str, Any]:
+def _parts(model: Any, scheduler: Any) -> dict[str, Any]:
     return {
         "vae": model.vae,
         "text_encoder": model.text_encoder,
@@ -315,7 +315,7 @@ def port_edit(path: Path, model: Any, plain: dict[str, Any]) -> Callable[[], Any
         raise SystemExit(f"--port {path}: this is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pipe = module.Prompt2PromptPipeline(**sd_parts(model, DDIMScheduler))
+    pipe = module.Prompt2PromptPipeline(**_parts(model, DDIMScheduler))
     pipe.set_progress_bar_config(disable=True)
     size = {"height": model.defaults.height, "width": model.defaults.width}
     control = {"edit_type": "replace", "n_cross_replace": 0.8, "n_self_replace": 0.4}

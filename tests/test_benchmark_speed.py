@@ -41,18 +41,23 @@ def speed() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def reads_77(sd32: Any) -> Any:
+    """The tiny model with as long a text as diffusers' own pipeline gives it."""
+    encoder = tiny_text_encoder(length=77).float()
+    return replace(sd32, text_encoder=encoder, tokenizer=tiny_tokenizer(77))
+
+
 def test_a_port_is_measured_beside_the_package_and_the_model_is_given_back(
-    speed: ModuleType, sd32: Any, tmp_path: Path
+    speed: ModuleType, reads_77: Any, tmp_path: Path
 ) -> None:
     port = tmp_path / "pipeline_prompt2prompt.py"
     port.write_text(PORT, encoding="utf-8")
     options = argparse.Namespace(device="cpu", quick=True, port=port)
-    encoder, words = tiny_text_encoder(length=77).float(), tiny_tokenizer(77)
-    sd32 = replace(sd32, text_encoder=encoder, tokenizer=words)
-    before = dict(sd32.module.attn_processors)
-    subject = speed.Subject("tiny", sd32, steps=2, rounds=1)
+    before = dict(reads_77.module.attn_processors)
+    subject = speed.Subject("tiny", reads_77, steps=2, rounds=1)
     times, peaks = speed.measure(subject, options)
-    after = dict(sd32.module.attn_processors)
+    after = dict(reads_77.module.attn_processors)
     assert all(after[name] is before[name] for name in before)
     table, numbers = speed.report(subject, times, peaks)
     assert set(speed.TARGETS) <= set(numbers)
@@ -107,12 +112,13 @@ def test_the_store_is_flat_in_the_steps_and_the_tape_grows_as_predicted(
     assert abs((rows[2][2] - rows[1][2]) - (rows[1][2] - rows[0][2])) <= 1  # KiB, rounded
 
 
-def test_samplers_are_held_against_pictures_of_many_steps_from_the_same_noise(sd32: Any) -> None:
+def test_samplers_are_held_against_pictures_of_many_steps_from_the_same_noise(
+    reads_77: Any,
+) -> None:
     from benchmarks import samplers
 
-    model = replace(sd32, text_encoder=tiny_text_encoder(length=77).float())
-    model = replace(model, tokenizer=tiny_tokenizer(77))
-    draws = [samplers.ours(model, name) for name in samplers.SAMPLERS] + [samplers.unipc(model)]
+    draws = [samplers.ours(reads_77, name) for name in samplers.SAMPLERS]
+    draws.append(samplers.unipc(reads_77))
     truth = [draws[0](prompt, seed, 40) for seed, prompt in enumerate(samplers.PROMPTS)]
     assert samplers.nearness(draws[0], truth, 40) == float("inf")
     for draw in draws[1:]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import p2p_lab
-from model_card import LICENCE, LIMITS, draw_samples, known
+from model_card import LICENCE, LIMITS, draw_samples, kind, known
 from run_facts import MEANING, count_parameters, draw_curve, fill, last_line, read_log, slope
 
 TOOL = "tools/cascade_card.py"
@@ -92,7 +92,7 @@ def table(numbers: dict[str, Any], beside: dict[str, Any]) -> str:
 def card_text(facts: dict[str, Any], shared: str) -> str:
     """Return the model card."""
     config = facts["config"]
-    name = facts["name"].rpartition("-v")[0]
+    name = kind(facts["name"])
     return f"""# {facts["name"]}
 
 A cascade in pixel space, the paper's own kind of model, of the same world of emoji scenes as

@@ -132,11 +132,11 @@ def made(facts: dict[str, Any]) -> str:
         leg = f"The {what} learned on {end['pictures']:,} pictures"
         hours = f"{end['seconds'] / 3600:.1f} hours"
         parts.append(f"{leg} in {hours}{earlier(end)}.")
-    parts.append(f"The velocity loss ended at {ends['loss']:.4f}{promise(facts)}.")
+    parts.append(f"The velocity loss ended at {ends['loss']:.4f}{progress(facts)}.")
     return " ".join(parts)
 
 
-def promise(facts: dict[str, Any]) -> str:
+def progress(facts: dict[str, Any]) -> str:
     """Say how fast the loss fell at the end, and what the whole last run made of it."""
     ends, before = facts["denoiser"], facts.get("before", {"name": ""})
     parts = []
@@ -146,7 +146,7 @@ def promise(facts: dict[str, Any]) -> str:
         start = before["denoiser"]["loss"]
         parts.append(
             f"; that of `{before['name']}` was {start:.4f}, so the {ends['pictures']:,} pictures "
-            f"brought {start - ends['loss']:.4f}, and as many again promise less"
+            f"brought {start - ends['loss']:.4f}"
         )
     return "".join(parts)
 

@@ -161,8 +161,10 @@ def show_maps(
     low, top = _range(list(heats.values()))
     first = 1 if picture is not None else 0
     count = len(heats) + first
-    shape = {"columns": columns, "rows_each": 1 + first, "lines": 2 if masks else 1}
-    figure, grid = panels(count, size=1.55, beside=SCALE, **shape)
+    lines = 2 if masks else 1
+    figure, grid = panels(
+        count, columns=columns, size=1.55, rows_each=1 + first, beside=SCALE, lines=lines
+    )
     rows, wide = grid[:: 1 + first].reshape(-1), grid[1 :: 1 + first].reshape(-1)
     if picture is not None:
         show_picture(rows[0], picture, "picture")

@@ -58,7 +58,7 @@ def main() -> None:
         "--stages", nargs="+", choices=STAGES, help="train these alone; nothing is saved as a model"
     )
     parser.add_argument(
-        "--prediction", choices=sorted({*OF_LATENT, *OF_CASCADE}), help="what a U-Net tells"
+        "--prediction", choices=sorted({*OF_LATENT, *OF_CASCADE}), help="what the U-Net predicts"
     )
     options = parser.parse_args()
     of_cascade = options.size in CASCADES

@@ -56,7 +56,7 @@ def build_scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
     """Return the noise schedule, Stable Diffusion's.
 
     Args:
-        prediction: What the U-Net tells: the velocity, or the clean latents ("sample").
+        prediction: What the U-Net predicts: the velocity, or the clean latents ("sample").
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -143,7 +143,7 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
         trained: The model to go on from.
 
     Raises:
-        ValueError: If the shapes differ otherwise, or it tells something else of the latents.
+        ValueError: If the shapes differ otherwise, or it predicts something else.
     """
     found, wanted = trained.prediction, parts.scheduler.config.prediction_type
     if found != wanted:

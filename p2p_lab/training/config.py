@@ -90,8 +90,8 @@ class TrainConfig(RunConfig):
         autoencoder_share: Part of the time that the autoencoder gets.
         warm_start: Name or folder of a trained model of the same shape to go on from, its
             autoencoder kept as it is; empty: from nothing.
-        prediction: What the U-Net tells: the velocity, or the clean latents ("sample"). Both weigh
-            an error of the picture alike.
+        prediction: What the U-Net predicts: the velocity, or the clean latents ("sample"). The
+            loss weighs an error of the picture alike in both.
     """
 
     encoder: Literal["patches", "nested", "learned"] = "patches"
