@@ -189,10 +189,12 @@ def test_a_warm_start_from_a_model_of_another_shape_is_refused_with_the_part(
         build_module.take_weights(wider, build_module.open_start(str(exported)))
 
 
-def test_a_warm_start_from_a_model_that_tells_something_else_is_refused(exported: Path) -> None:
+def test_a_warm_start_from_a_model_that_predicts_something_else_is_refused(exported: Path) -> None:
     other = build(dataclasses.replace(TINY, prediction="sample"))
     assert other.scheduler.config.prediction_type == "sample"
-    with pytest.raises(ValueError, match=r"tells 'v_prediction', and 'sample' is asked for.*Take"):
+    with pytest.raises(
+        ValueError, match=r"predicts 'v_prediction', and 'sample' is asked for.*Take"
+    ):
         build_module.take_weights(other, build_module.open_start(str(exported)))
 
 

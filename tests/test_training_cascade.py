@@ -170,7 +170,7 @@ def test_the_super_stage_leaves_the_text_encoder_as_the_base_stage_left_it(tmp_p
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_an_error_of_the_picture_costs_the_same_whatever_the_network_tells(kind: Any) -> None:
+def test_an_error_of_the_picture_costs_the_same_whatever_the_network_predicts(kind: Any) -> None:
     random = torch.Generator().manual_seed(0)
     images, noise, error = (torch.randn(2, 3, 4, 4, generator=random) for _ in range(3))
     alpha_bar = torch.tensor([0.9, 0.3]).view(2, 1, 1, 1)
@@ -422,7 +422,7 @@ def test_one_command_trains_a_cascade_and_saves_it(
         ("--size cascade --decoder-pictures 8", "a cascade has no decoder"),
         ("--size scenes-128 --crop 60", "a multiple of 8 up to 128.*got 60"),
         ("--size scenes-128 --crop 136", "a multiple of 8 up to 128.*got 136"),
-        ("--size small --prediction epsilon", "a latent model can tell v_prediction or sample"),
+        ("--size small --prediction epsilon", "a latent model can predict v_prediction or sample"),
         ("--size cascade --prediction sample", "a cascade v_prediction or epsilon"),
     ],
 )

@@ -253,6 +253,17 @@ def test_a_group_that_is_read_is_the_group_that_was_made(kept: SceneCache, parts
         assert one.long == made.long
 
 
+def test_runs_of_other_seeds_cache_other_scenes(kept: SceneCache, parts: Any) -> None:
+    config = dataclasses.replace(SMALL_128, seed=3)
+    other = SceneCache(config, parts.vae, kept.folder)
+    fresh = make_group(config, parts.vae, (3 * kept.groups + 1) * GROUP)
+    assert other.group(1).short == fresh.short != kept.group(1).short
+    assert len(list(kept.folder.glob("group-*"))) == 2  # neither reads what the other wrote
+    below = SceneCache(dataclasses.replace(SMALL_128, seed=-1), parts.vae, kept.folder)
+    with pytest.raises(ValueError, match="lies outside .* scenes for training the generators"):
+        below.group(0)
+
+
 def test_a_second_pass_takes_the_same_scenes_in_another_order_and_other_words(
     kept: SceneCache, parts: Any
 ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import p2p_lab
-from model_card import LICENCE, LIMITS, draw_samples, kind, known
+from model_card import LICENCE, LIMITS, draw_samples, kind, known, sample_captions
 from run_facts import MEANING, count_parameters, draw_curve, fill, last_line, read_log, slope
 
 TOOL = "tools/cascade_card.py"
@@ -125,8 +125,8 @@ the same seeds, nothing chosen by hand.
 - Configuration, checksums and all numbers: `card.json`, one for each stage.
 - **Attention supervision**: weight {config["supervision"]:g}, in both stages. A loss asks the maps
   of objects, attributes and places to cover what they describe; large cascades are not trained so.
-- Both stages tell the velocity, where Imagen's tell the noise; the channels kept for a learned
-  variance stay zero.
+- Both stages predict the velocity, where Imagen's predict the noise; the channels kept for a
+  learned variance stay zero.
 
 ## Limits and bias
 {LIMITS}
@@ -152,7 +152,8 @@ def main() -> None:
     shared = figures(facts, p2p_lab.load("scenes-128").card.raw["metrics"])
     if options.run:
         draw_curve(options.run, options.docs / "cascade_curve.png")
-    draw_samples(options.weights, facts["config"]["world"], options.docs / "cascade_samples.png")
+    captions = sample_captions(facts["config"]["world"])
+    draw_samples(options.weights, captions, options.docs / "cascade_samples.png")
     from p2p_lab.training.export import write_card
 
     later |= {key: facts[key] for key in ("name", "log", "super_stage", "licence")}

@@ -81,18 +81,21 @@ LIMITS = """- It knows the words above and nothing else; other words are read as
 LICENCE = "Apache-2.0 (weights); the art of the training pictures is Fluent Emoji, MIT"
 
 
-def draw_samples(weights: Path, world: str, target: Path) -> list[str]:
-    """Draw the grid that anyone can repeat: caption and noise i from seed i."""
+def sample_captions(world: str) -> list[str]:
+    """Return the captions of the grid that anyone can repeat."""
+    return [caption(sample_scene(SAMPLES.seed(i), world)).text for i in range(GRID_COUNT)]
+
+
+def draw_samples(weights: Path, texts: list[str], target: Path) -> None:
+    """Draw the grid of captions, the noise of number i from seed i."""
     import torch
 
     from p2p_lab.training.preview import to_grid
 
     pipeline = FullPipeline.open(str(weights))
-    texts = [caption(sample_scene(SAMPLES.seed(i), world)).text for i in range(GRID_COUNT)]
     pictures = [pipeline.draw(text, seed=i)[1].float() for i, text in enumerate(texts)]
     target.parent.mkdir(parents=True, exist_ok=True)
     to_grid(torch.stack(pictures), GRID_COLUMNS).save(target, optimize=True)
-    return texts
 
 
 def table(numbers: dict[str, Any], beside: dict[str, Any], size: str) -> str:
@@ -367,7 +370,8 @@ def main() -> None:
     shared = figures(facts, numbers)
     if options.run:
         draw_curve(options.run, options.docs / "training_curve.png")
-    captions = draw_samples(options.weights, facts["config"]["world"], options.docs / "samples.png")
+    captions = sample_captions(facts["config"]["world"])
+    draw_samples(options.weights, captions, options.docs / "samples.png")
     from p2p_lab.training.export import write_card
 
     (options.weights / "README.md").write_text(card_text(facts, shared, captions))

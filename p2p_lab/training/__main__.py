@@ -28,7 +28,7 @@ LATENT_ONLY = {
 }
 OF_LATENT, OF_CASCADE = ("v_prediction", "sample"), ("v_prediction", "epsilon")
 _PREDICTION = (
-    "--prediction {}: a latent model can tell v_prediction or sample (the clean latents), a "
+    "--prediction {}: a latent model can predict v_prediction or sample (the clean latents), a "
     "cascade v_prediction or epsilon (the noise)."
 )
 _CROP = (

@@ -148,8 +148,8 @@ def take_weights(parts: Parts, trained: StableDiffusion) -> None:
     found, wanted = trained.prediction, parts.scheduler.config.prediction_type
     if found != wanted:
         raise ValueError(
-            f"{trained.name} does not fit this run: its U-Net tells {found!r}, and {wanted!r} is "
-            f"asked for. Take --prediction {found}, or leave --warm-start out."
+            f"{trained.name} does not fit this run: its U-Net predicts {found!r}, and {wanted!r} "
+            f"is asked for. Take --prediction {found}, or leave --warm-start out."
         )
     pairs = [(parts.text_encoder, trained.text_encoder), (parts.unet, trained.module)]
     if is_same_shape(parts, trained):

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from p2p_lab.scenes import Scene, caption, render, sample_scene
+from p2p_lab.scenes.splits import TRAINING
 from p2p_lab.training.checkpoint import ResumeError
 from p2p_lab.training.config import TrainConfig
 from p2p_lab.training.data import SUPERVISED, Batch, Words
@@ -59,16 +60,22 @@ class SceneCache:
     def __init__(self, config: TrainConfig, vae: AutoencoderKL, folder: Path) -> None:
         self.config, self.vae, self.folder = config, vae, folder
         self.groups = max(1, config.cached // GROUP)
+        self.first = config.seed * self.groups
         self.writing = True
         _claim(folder, _digest(config, vae))
 
     def group(self, index: int) -> Group:
-        """Return a group from disk, or make it and keep it."""
+        """Return a group from disk, or make it and keep it.
+
+        Args:
+            index: From 0. Runs of other seeds have other scenes.
+        """
+        index += self.first
         path = self.folder / f"group-{index:06d}.safetensors"
         found = self._read(path) if path.is_file() else None
         if found is not None:
             return found
-        made = make_group(self.config, self.vae, index * GROUP)
+        made = make_group(self.config, self.vae, TRAINING.seed(index * GROUP))
         if self.writing:
             self._write(path, made)
         return made

@@ -26,7 +26,7 @@ class RunConfig:
         supervision: Weight of the loss that asks a word's map to cover its mask.
         object_weight: Extra weight of the loss inside objects.
         prompt_dropout: Share of captions left empty, for guidance.
-        seed: Of parameters, scenes and noise.
+        seed: Of parameters, noise and captions, and which scenes a cache holds.
     """
 
     size: str = "small"
@@ -81,7 +81,8 @@ class TrainConfig(RunConfig):
         long_captions: Share of captions that say size, side and facing of each thing too.
         neutral_padding: Share of captions whose padding says nothing, as an empty prompt's does,
             so that the words themselves must be read.
-        cached: Number of scenes whose latents are kept on disk and used again; 0: none.
+        cached: Number of scenes whose latents are kept on disk and used again; 0: none. Runs of
+            other seeds hold other scenes, so one that goes on from a trained model sees new ones.
         vae_factor: Of the learning rates while the autoencoder learns.
         vae_channels, unet_channels: Channels of each resolution level.
         latent_channels: Channels of the latents.
@@ -137,8 +138,8 @@ class CascadeConfig(RunConfig):
         base_channels, super_channels: Channels of each resolution level of the two U-Nets.
         unet_layers: Residual blocks a level.
         head_width: Channels of one attention head.
-        prediction: What the U-Nets tell: the velocity, or the noise (as in the paper), from which
-            a picture that is nearly noise cannot be read well: its error is divided by √ᾱ.
+        prediction: What the U-Nets predict: the velocity, or the noise (as in the paper), from
+            which a picture that is nearly noise cannot be read well: its error is divided by √ᾱ.
         base_share: Part of the time that the base stage gets, the super stage the rest.
         noise_levels: The small picture under the super stage is noised to a level drawn from
             0 to here, of 1000.
