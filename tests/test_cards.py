@@ -160,6 +160,20 @@ def test_facts_take_the_run_s_ends_and_keep_the_stage_that_it_did_not_train(
     assert found["log"] != facts["log"] and found["metrics"] == {"sites": []}
 
 
+def test_a_card_says_what_the_sharpening_took_where_a_run_had_one(
+    run: Path, facts: dict[str, Any]
+) -> None:
+    assert "last level" not in model_card.made(facts)
+    folder = run / "sharpening"
+    folder.mkdir()
+    write_log(folder, [{**line(n), "slopes": 1.0} for n in range(1, 11)])
+    said = model_card.made(model_card.collect(run, LATENT, {"sites": []}))
+    level = (
+        "The decoder's last level, against a discriminator, learned on 1,000 pictures in 0.0 hours."
+    )
+    assert level in said
+
+
 def test_a_card_takes_its_numbers_from_the_files_that_are_named(
     tmp_path: Path, facts: dict[str, Any]
 ) -> None:

@@ -422,6 +422,7 @@ def test_one_command_trains_a_cascade_and_saves_it(
         ("--size cascade --decoder-pictures 8", "a cascade has no decoder"),
         ("--size scenes-128 --crop 60", "a multiple of 8 up to 128.*got 60"),
         ("--size scenes-128 --crop 136", "a multiple of 8 up to 128.*got 136"),
+        ("--size small --stages sharpening", "--size small has no stage 'sharpening': leave it"),
         ("--size small --prediction epsilon", "a latent model can predict v_prediction or sample"),
         ("--size cascade --prediction sample", "a cascade v_prediction or epsilon"),
     ],

@@ -30,6 +30,7 @@ from p2p_lab.training.denoising import channel_weight
 from p2p_lab.training.export import save
 from p2p_lab.training.nested import COARSE
 from p2p_lab.training.patches import fit, rows_of
+from p2p_lab.training.reading import TextReader
 from p2p_lab.training.tokens import build_tokenizer, extend_tokenizer
 from tiny_run import TINY
 
@@ -227,8 +228,8 @@ def test_neutral_padding_says_what_an_empty_prompt_says_and_words_stay(parts: An
     always = dataclasses.replace(SMALL_128, neutral_padding=1.0)
     never = dataclasses.replace(SMALL_128, neutral_padding=0.0)
     device, numbers = torch.device("cpu"), torch.Generator().manual_seed(0)
-    assert torch.equal(latent.TextReader(never, parts, device)(ids, numbers), plain)
-    read = latent.TextReader(always, parts, device)(ids, numbers)
+    assert torch.equal(TextReader(never, parts, device)(ids, numbers), plain)
+    read = TextReader(always, parts, device)(ids, numbers)
     words = [len(parts.tokenizer(text).input_ids) - 1 for text in texts]
     for b, count in enumerate(words):
         assert torch.allclose(read[b, :count], plain[b, :count], atol=1e-5)
@@ -339,12 +340,18 @@ def test_weather_is_drawn_in_every_degree_and_called_by_the_nearest_word() -> No
         assert ("very" in caption(scene).text) == (scene.degree > 0.85)
 
 
-# -- both stages at once --------------------------------------------------------------------
+# -- stages apart and together --------------------------------------------------------------------
 
 
 def test_stages_trained_apart_and_joined_are_the_run_in_one_piece(tmp_path: Path) -> None:
     config = dataclasses.replace(
-        TINY, encoder="patches", vae_channels=(16, 48, 64), pictures=16, batch=16, cached=GROUP
+        TINY,
+        encoder="patches",
+        vae_channels=(16, 48, 64),
+        pictures=16,
+        batch=16,
+        cached=GROUP,
+        sharpening_share=0.1,
     )
 
     def weights(parts: Any) -> str:

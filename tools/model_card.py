@@ -72,6 +72,11 @@ BARS = {
 }
 WELL_DRAWN, FRECHET_SHARE = 43, 0.5  # of the fixed captions; of the other model's distance
 CORRELATION, CHANGED = 0.9, 0.03  # of a fader: with the amount seen; pixels from 1 to 3
+STAGES = {
+    "denoiser": "U-Net and text encoder",
+    "autoencoder": "decoder",
+    "sharpening": "decoder's last level, against a discriminator,",
+}
 LOWER_IS_BETTER = ("seconds_per_image", "size_mb")
 LIMITS = """- It knows the words above and nothing else; other words are read as noise. It cannot
   draw people, text, numbers of things, or anything from a photograph.
@@ -129,9 +134,11 @@ def figures(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
 
 def made(facts: dict[str, Any]) -> str:
     """Say how large the model is and what it learned on."""
-    ends, decoder = facts["denoiser"], facts["autoencoder"]
+    ends = facts["denoiser"]
     parts = [f"`{facts['name']}`: {facts['parameters'] / 1e6:.1f} million parameters."]
-    for what, end in (("U-Net and text encoder", ends), ("decoder", decoder)):
+    for stage, what in STAGES.items():
+        if (end := facts.get(stage)) is None:
+            continue
         leg = f"The {what} learned on {end['pictures']:,} pictures"
         hours = f"{end['seconds'] / 3600:.1f} hours"
         parts.append(f"{leg} in {hours}{earlier(end)}.")
@@ -297,7 +304,8 @@ def collect(run: Path | None, weights: Path, numbers: dict[str, Any]) -> dict[st
         card = json.loads((weights.parent / begun / "card.json").read_text())
         facts["before"] = {key: card[key] for key in ("name", "command", "log", "denoiser")}
         facts["autoencoder"] = card["autoencoder"]
-    for stage, key in (("autoencoder", "psnr"), ("denoiser", "loss")):
+    ends = (("autoencoder", "psnr"), ("denoiser", "loss"), ("sharpening", "slopes"))
+    for stage, key in ends:
         path = run / stage / "log.jsonl" if run else None
         if path and path.is_file():  # a stage that this run did not train is kept as it came
             log = read_log(path)

@@ -23,12 +23,14 @@ MEANING = {
 CURVES = {
     "autoencoder": {"psnr": "PSNR (dB)"},
     "denoiser": {"loss": "velocity loss", "maps": "attention loss"},
+    "sharpening": {"loss": "reconstruction loss", "slopes": "slopes, of the true ones"},
     "base": {"loss": "velocity loss", "maps": "attention loss"},
     "super": {"loss": "velocity loss", "maps": "attention loss"},
 }
 TITLES = {
     "autoencoder": "Autoencoder",
     "denoiser": "U-Net and text encoder",
+    "sharpening": "The decoder's last level",
     "base": "Base stage and text encoder",
     "super": "Super-resolution stage",
 }

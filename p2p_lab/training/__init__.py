@@ -1,9 +1,9 @@
 """Build, train and save pipelines: `python -m p2p_lab.training --size small|full|cascade`.
 
-Two stages on scenes drawn on the fly: for the latent model the autoencoder, then the U-Net with its
-text encoder; for the cascade the base stage with its text encoder, then super-resolution. All stop
-at any time and go on from the last checkpoint. The room may know scenes; nothing but the
-command line knows the room.
+Stages on scenes drawn on the fly: for the latent model the autoencoder, the U-Net with its text
+encoder, and at the end the decoder's last level against a discriminator; for the cascade the base
+stage with its text encoder, then super-resolution. All stop at any time and go on from the last
+checkpoint. The room may know scenes; nothing but the command line knows the room.
 """
 
 from p2p_lab.training.build import Parts, build

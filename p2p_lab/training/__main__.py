@@ -15,7 +15,7 @@ from accelerate import PartialState
 from p2p_lab.training.cascade_export import save_cascade
 from p2p_lab.training.config import CASCADES, SIZES, TrainConfig
 from p2p_lab.training.export import save
-from p2p_lab.training.latent import STAGES
+from p2p_lab.training.latent import STAGES, stages_of
 from p2p_lab.training.loop import train
 
 FREE = ("hours", "supervision", "batch", "warm_start", "prediction", "decoder_pictures", "crop")
@@ -35,6 +35,8 @@ _CROP = (
     "--crop takes 0 (whole pictures) or a multiple of {0.scale} up to {0.picture_size}, the side "
     "of this size's pictures; got {1}."
 )
+
+_STAGE = "--size {0} has no stage {1!r}: leave it out of --stages, or take --size scenes-128."
 
 
 def main() -> None:
@@ -65,6 +67,8 @@ def main() -> None:
     for name, why in LATENT_ONLY.items():
         if of_cascade and getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')} is for latent models; {why}.")
+    if not of_cascade and (no := {*(options.stages or ())} - {*stages_of(SIZES[options.size])}):
+        parser.error(_STAGE.format(options.size, *no))
     if options.crop and not _fits(options.crop, SIZES[options.size]):
         parser.error(_CROP.format(SIZES[options.size], options.crop))
     if options.prediction not in (None, *(OF_CASCADE if of_cascade else OF_LATENT)):
@@ -81,9 +85,9 @@ def main() -> None:
         _finish(lambda facts: save_cascade(parts, cascade, target, facts), options.out, target)
     else:
         config = dataclasses.replace(SIZES[options.size], **changes)
-        stages = options.stages or STAGES
+        stages = options.stages or stages_of(config)
         latent = train(config, options.out, stages=stages, **how)
-        if set(stages) < set(STAGES):
+        if set(stages) < set(stages_of(config)):
             return
         _finish(lambda facts: save(latent, config, target, facts), options.out, target)
 

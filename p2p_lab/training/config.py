@@ -60,7 +60,7 @@ class RunConfig:
         The time to spend may change; a run can be made longer.
         """
         fields = dataclasses.asdict(self)
-        for free in ("hours", "pictures", "decoder_pictures", "crop"):
+        for free in ("hours", "pictures", "decoder_pictures", "crop", "sharpening_share"):
             fields.pop(free, None)
         fields = {name: value for name, value in fields.items() if self.later.get(name) != value}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
@@ -89,6 +89,8 @@ class TrainConfig(RunConfig):
         unet_layers: Residual blocks a level.
         heads: Attention heads.
         autoencoder_share: Part of the time that the autoencoder gets.
+        sharpening_share: Part of the time that the decoder's last level gets at the end; 0: no such
+            stage.
         warm_start: Name or folder of a trained model of the same shape to go on from, its
             autoencoder kept as it is; empty: from nothing.
         prediction: What the U-Net predicts: the velocity, or the clean latents ("sample"). The
@@ -111,6 +113,7 @@ class TrainConfig(RunConfig):
     unet_layers: int = 1
     heads: int = 4
     autoencoder_share: float = 0.15
+    sharpening_share: float = 0.0
     warm_start: str = ""
     prediction: Literal["v_prediction", "sample"] = "v_prediction"
     later = {
@@ -180,6 +183,7 @@ SIZES: dict[str, TrainConfig] = {
         long_captions=0.5,
         neutral_padding=0.5,
         cached=32_000,
+        sharpening_share=0.05,
         batch=32,
         hours=8.0,
         warm_start="scenes-128",

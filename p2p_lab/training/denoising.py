@@ -123,6 +123,22 @@ def denoising_errors(
     return F.mse_loss(predicted, target, reduction="none")
 
 
+def clean_of(predicted: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
+    """Return the clean latents or pictures (B, C, h, w) that a prediction says are there.
+
+    Args:
+        predicted: (B, C, h, w).
+        noisy: (B, C, h, w), what it was predicted from.
+        alpha_bar: (B, 1, 1, 1).
+        prediction: "v_prediction", "epsilon" or "sample".
+    """
+    if prediction == "sample":
+        return predicted
+    if prediction == "epsilon":
+        return (noisy - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
+    return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * predicted
+
+
 def error_weight(alpha_bar: Tensor, prediction: str) -> Tensor:
     """Return what an error counts at a noise level, min-SNR-5 (Hang et al. 2023, 2303.09556).
 

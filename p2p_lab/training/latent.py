@@ -1,4 +1,4 @@
-"""What a latent model learns: an autoencoder, then a U-Net with its text encoder."""
+"""What a latent model learns: an autoencoder, a U-Net with its text encoder, crisp edges."""
 
 from __future__ import annotations
 
@@ -23,13 +23,21 @@ from p2p_lab.training.feeding import batches, random_numbers
 from p2p_lab.training.nested import COARSE, install_nested_encoder
 from p2p_lab.training.patches import install_patch_encoder
 from p2p_lab.training.preview import autoencoder_grid, sample_grid
+from p2p_lab.training.reading import TextReader
+from p2p_lab.training.reconstruction import reconstruction_loss
 from p2p_lab.training.setting import Setting
+from p2p_lab.training.sharpening import RATE, SharpeningLoss
 from p2p_lab.training.stage import Stage
 from p2p_lab.training.tokens import extend_tokenizer
 
 KL_WEIGHT = 3e-4
-STAGES = ("autoencoder", "denoiser")
+STAGES = ("autoencoder", "denoiser", "sharpening")
 EARLY = "down_blocks.0"  # sites that see too little yet to be asked where a word is
+
+
+def stages_of(config: TrainConfig) -> tuple[str, ...]:
+    """Return the stages of a run: a size without time for sharpening has none."""
+    return STAGES if config.sharpening_share else STAGES[:-1]
 
 
 def latent_stages(
@@ -41,8 +49,8 @@ def latent_stages(
         config: Of the run.
         parts: To train.
         setting: Where.
-        names: Which of `STAGES`. With a fixed encoder the two need nothing of one another and can
-            run at once, each in a process of its own; a last call with both joins them.
+        names: Which of `STAGES`. With a fixed encoder the first two need nothing of one another and
+            can run at once, each in a process of its own; a last call with all joins them.
     """
     if "autoencoder" in names and _learns_decoder(config):
         yield _autoencoder_stage(config, parts, setting)
@@ -50,6 +58,8 @@ def latent_stages(
             fold_normalisation(parts.vae, config)
     if "denoiser" in names:
         yield _denoiser_stage(config, parts, setting)
+    if "sharpening" in names and "sharpening" in stages_of(config):
+        yield _sharpening_stage(config, parts, setting)
 
 
 def prepare(config: TrainConfig) -> Parts:
@@ -73,6 +83,11 @@ def prepare(config: TrainConfig) -> Parts:
 def _learns_decoder(config: TrainConfig) -> bool:
     """Return whether there is an autoencoder to train: a warm start of the same shape has one."""
     return not config.warm_start or config.encoder == "nested"
+
+
+def denoiser_share(config: TrainConfig) -> float:
+    """Return which part of the time the denoiser gets: what the other stages leave."""
+    return 1 - config.autoencoder_share * _learns_decoder(config) - config.sharpening_share
 
 
 def _feed(config: TrainConfig, parts: Parts, out: Path) -> Callable[[int, int], Batch]:
@@ -126,26 +141,6 @@ def crop(pictures: Tensor, config: TrainConfig, step: int) -> Tensor:
     places = (config.picture_size - config.crop) // config.scale + 1
     y, x = (config.scale * random.Random(f"crop {step} {k}").randrange(places) for k in "yx")
     return pictures[..., y : y + config.crop, x : x + config.crop]  # (B, C, crop, crop)
-
-
-def reconstruction_loss(difference: Tensor, cover: Tensor, object_weight: float) -> Tensor:
-    """Return mostly the squared error, with some absolute error and some of its slopes.
-
-    Args:
-        difference: (B, 3, S, S).
-        cover: (B, 1, S, S), where the things are: they count more.
-        object_weight: How much more.
-    """
-    weight = (1 + object_weight * cover) / (1 + object_weight * cover.mean())
-    absolute = (weight * difference.abs()).mean() + _edges(weight * difference)
-    return 8 * (weight * difference.square()).mean() + 0.15 * absolute
-
-
-def _edges(difference: Tensor) -> Tensor:
-    """Return the mean absolute slope of an error picture: blur costs more than an offset."""
-    across = difference[..., 1:] - difference[..., :-1]
-    down = difference[..., 1:, :] - difference[..., :-1, :]
-    return across.abs().mean() + down.abs().mean()
 
 
 @torch.no_grad()
@@ -202,48 +197,48 @@ def _denoiser_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stag
         nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}),
         loss,
         batches(_feed(config, parts, setting.out), config, setting),
-        config.hours * 3600 * (1 - config.autoencoder_share * _learns_decoder(config)),
+        config.hours * 3600 * denoiser_share(config),
         config.pictures,
         lambda path: _draw_samples(parts, config, path),
     )
 
 
-def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
-    """Save a grid of samples, with the newest decoder if it learns beside this stage.
+def _sharpening_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stage:
+    _take_newest(parts.vae, config, setting.out / "autoencoder")
+    learned = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
+    _take_newest(learned, config, setting.out / "denoiser")
+    loss = SharpeningLoss(config, parts, setting)
+    side = config.picture_size
+    return Stage(
+        "sharpening",
+        loss.module,
+        loss,
+        batches(
+            lambda first, n: draw_batch(config, parts.tokenizer, first, n, side), config, setting
+        ),
+        config.hours * 3600 * config.sharpening_share,
+        config.pictures,
+        lambda path: sample_grid(parts, config, path),
+        RATE,
+        lambda name, parameter: False,  # Adam for all
+    )
 
-    A learned encoder never does: its latents were normalised when its stage was over.
-    """
-    beside = config.encoder != "learned" and path.parent.parent / "autoencoder"
-    found = load_checkpoint(beside, config.digest()) if beside else None
-    if found is not None:
-        with torch.no_grad():
-            for name, parameter in parts.vae.named_parameters():
-                parameter.copy_(found[0][f"average.{name}"])
+
+def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
+    """Save a grid of samples, with the newest decoder if it learns beside this stage."""
+    _take_newest(parts.vae, config, path.parent.parent / "autoencoder")
     sample_grid(parts, config, path)
 
 
-class TextReader:
-    """The text encoder as the denoiser sees it while it learns.
+@torch.no_grad()
+def _take_newest(module: nn.Module, config: TrainConfig, folder: Path) -> None:
+    """Take the averaged weights of a stage's newest checkpoint, if there is one.
 
-    In a share of the captions the states of the padding are those of an empty prompt. The
-    encoder is causal, so the padding behind a prompt has read all of it: without this, most of
-    the attention rests there, and a word's own map is a few percent that no edit can turn up.
+    Not those of a learned encoder: its latents were normalised when its stage was over.
     """
-
-    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
-        self.share, self.encoder = config.neutral_padding, parts.text_encoder
-        empty = parts.tokenizer(
-            "", padding="max_length", max_length=config.length, return_tensors="pt"
-        )
-        self.empty = empty.input_ids.to(device)
-        self.end = parts.tokenizer.eos_token_id
-
-    def __call__(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the text's states (B, L, D) of token ids (B, L)."""
-        if not self.share:
-            states: Tensor = self.encoder(ids)[0]
-            return states
-        both = self.encoder(torch.cat([ids, self.empty]))[0]
-        neutral = torch.rand(len(ids), 1, generator=generator).to(ids.device) < self.share
-        padding = (ids == self.end).cumsum(1) > 0  # (B, L), the end mark included
-        return torch.where((padding & neutral)[..., None], both[-1:], both[:-1])
+    if config.encoder == "learned" and folder.name == "autoencoder":
+        return
+    found = load_checkpoint(folder, config.digest())
+    if found is not None:
+        for name, parameter in module.named_parameters():
+            parameter.copy_(found[0][f"average.{name}"])
