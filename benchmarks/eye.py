@@ -5,7 +5,8 @@
 
 The judge's verdict stands under each picture; whether it is *well drawn* is for a reader to say:
 every thing whole, its parts in their places, eyes where eyes are. A fader is a word's weight c: its
-rank correlation is that of c with the amount that the judge sees of the word, and a pixel counts as
+rank correlation is that of c with the amount that the judge sees of the word; `along` is that of c
+with the picture's place on the line between true colours (`benchmarks/along.py`). A pixel counts as
 changed where a channel differs by more than a tenth.
 """
 
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+import torch
 from torch import Tensor
 
+from benchmarks.along import line_of
 from benchmarks.editing.scores import fader_correlation
 from benchmarks.full_pipeline import FullPipeline
 from p2p_lab import Reweight, edit
@@ -109,15 +112,16 @@ def eye(
 def fader_table(
     pipeline: FullPipeline, judge: Judge, faders: Sequence[Fader] = FADERS, seeds: int = 3
 ) -> list[dict[str, Any]]:
-    """Return for each word the mean rank correlation and share of pixels changed from 1 to 3."""
+    """Return for each word the mean rank correlations and share of pixels changed from 1 to 3."""
     table = []
     for fader in faders:
         results = [_follow(pipeline, judge, fader, seed) for seed in range(seeds)]
-        correlations, changes, ranges = zip(*results, strict=True)
+        correlations, along, changes, ranges = zip(*results, strict=True)
         table.append(
             {
                 "word": fader.word,
                 "correlation": round(statistics.fmean(correlations), 3),
+                "along": round(statistics.fmean(along), 3),
                 "changed": round(statistics.fmean(changes), 4),
                 "range": round(statistics.fmean(ranges), 3),
             }
@@ -127,14 +131,19 @@ def fader_table(
 
 def _follow(
     pipeline: FullPipeline, judge: Judge, fader: Fader, seed: int
-) -> tuple[float, float, float]:
-    """Return correlation, share of pixels changed from c = 1 to 3, and range of one source."""
+) -> tuple[float, float, float, float]:
+    """Return both correlations, share of pixels changed from 1 to 3, and range of one source."""
     source, _ = pipeline.draw(fader.prompt, seed, "tape")
     pictures = {c: _at(pipeline, source, fader, c, seed) for c in WEIGHTS}
-    amounts = [fader.amount(judge.read(picture)) for picture in pictures.values()]
+    seen = {c: judge.read(picture) for c, picture in pictures.items()}
+    amounts = [fader.amount(verdict) for verdict in seen.values()]
+    line = line_of(fader.prompt, fader.question, pictures[1.0].shape[-1])
+    region = seen[1.0].masks.get(fader.question, torch.ones_like(pictures[1.0][0]))
+    places = [line.position(picture, region) for picture in pictures.values()]
     apart = (pictures[1.0] - pictures[3.0]).abs().amax(dim=0) > CHANGED  # (H, W)
     spread = max(amounts) - min(amounts)
-    return fader_correlation(WEIGHTS, amounts), float(apart.float().mean()), spread
+    changed = float(apart.float().mean())
+    return fader_correlation(WEIGHTS, amounts), fader_correlation(WEIGHTS, places), changed, spread
 
 
 def _at(pipeline: FullPipeline, source: Any, fader: Fader, weight: float, seed: int) -> Tensor:

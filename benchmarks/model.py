@@ -201,8 +201,8 @@ def look(options: argparse.Namespace) -> dict[str, Any]:
         found["faders"] = fader_table(pipeline, judge, FADERS[: options.samples])
         for row in found["faders"]:
             print(
-                f"{row['word']:8} correlation {row['correlation']:.2f}, pixels changed from 1 to 3 "
-                f"{row['changed']:.1%}, range {row['range']:.2f}"
+                f"{row['word']:8} correlation {row['correlation']:.2f}, along {row['along']:.2f}, "
+                f"pixels changed from 1 to 3 {row['changed']:.1%}, range {row['range']:.2f}"
             )
     if options.json:
         print(json.dumps(found))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import along
 from benchmarks import edits as command
 from benchmarks import eye as look
 from benchmarks import model as model_benchmark
@@ -603,5 +604,35 @@ def test_the_fixed_captions_are_drawn_with_the_judges_verdicts(
 def test_a_fader_is_followed_by_the_amount_that_the_judge_sees(judge: Judge) -> None:
     pipeline = FullPipeline.open(None)
     (row,) = look.fader_table(pipeline, judge, look.FADERS[:1], seeds=1)
-    assert row["word"] == "snowy" and row["correlation"] > 0.5
+    assert row["word"] == "snowy" and row["correlation"] > 0.5 and row["along"] > 0.5
     assert row["range"] > 0.05 and row["changed"] > 0
+
+
+@pytest.mark.parametrize("fader", look.FADERS, ids=lambda fader: fader.word)
+def test_a_true_picture_with_the_word_lies_further_along_than_one_without(
+    fader: look.Fader,
+) -> None:
+    line = along.line_of(fader.prompt, fader.question, 64)
+    there = parse(fader.prompt, 500)  # none of those that the line is made of
+    bare = along.without(there, fader.question)
+    pictures = render([bare, there], 64)
+    thing = (
+        [thing.name for thing in there.things].index(fader.question)
+        if (fader.question in [thing.name for thing in there.things])
+        else None
+    )
+    places = []
+    for b, picture in enumerate(pictures.images):
+        region = torch.ones(64, 64) if thing is None else pictures.masks[b, thing]
+        places.append(line.position(picture, region))
+    assert places[0] < 0.4 and places[1] > 0.6
+
+
+def test_places_on_a_line_are_proportions_and_go_beyond_its_ends() -> None:
+    line = along.Line(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0]))
+    region = torch.zeros(2, 2)
+    region[0, 0] = 1
+    for shade, place in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (-0.5, 1.5)):
+        picture = torch.full((3, 2, 2), 9.0)  # outside of the region nothing counts
+        picture[:, 0, 0] = torch.tensor([shade, shade, 0.7])  # nor does what is across the line
+        assert line.position(picture, region) == pytest.approx(place)

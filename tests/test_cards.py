@@ -93,9 +93,9 @@ def test_a_number_at_its_bar_reaches_it_and_one_beyond_does_not(facts: dict[str,
 
 def test_a_fader_is_below_in_what_it_misses_alone() -> None:
     rows = [
-        {"word": "snowy", "correlation": 0.95, "changed": 0.5},
-        {"word": "night", "correlation": 0.5, "changed": 0.5},
-        {"word": "red", "correlation": 0.5, "changed": 0.01},
+        {"word": "snowy", "correlation": 0.95, "along": 0.9, "changed": 0.5},
+        {"word": "night", "correlation": 0.5, "along": 0.9, "changed": 0.5},
+        {"word": "red", "correlation": 0.5, "along": 0.9, "changed": 0.01},
     ]
     snowy, night, red = model_card.say_faders(rows).splitlines()[-3:]
     assert "below" not in snowy
@@ -182,6 +182,7 @@ def test_a_card_takes_its_numbers_from_the_files_that_are_named(
         path.write_text("something printed before\n" + json.dumps(content), encoding="utf-8")
         return path
 
+    fader = {"word": "w", "correlation": 1, "along": 0.5, "changed": 1}
     frechet = {"distance": 5.0, "floor": 10.0, "pictures": 200, "model": "other"}
     eye = tmp_path / "eye.json"
     eye.write_text(json.dumps({"3": "no eyes"}), encoding="utf-8")
@@ -192,14 +193,14 @@ def test_a_card_takes_its_numbers_from_the_files_that_are_named(
         matched=None,
         beside=saved("beside.json", {"model": "other", **facts["metrics"]}),
         frechet=[saved("ours.json", frechet), saved("theirs.json", {**frechet, "distance": 20.0})],
-        faders=saved("faders.json", {"faders": [{"word": "w", "correlation": 1, "changed": 1}]}),
+        faders=saved("faders.json", {"faders": [fader]}),
         eye=eye,
     )
     found = model_card.gather(options, {**facts["metrics"], "sites": [["a", 1]]})
     assert found["map_sites"] == [["a", 1]] and found["misdrawn"] == {"3": "no eyes"}
     text = model_card.figures(found, found["metrics"])
     assert "**5.0**; `other`, enlarged: 20.0, so 0.25 of it" in text
-    assert "| w | 1.00 | 100.0% |  |" in text and "**47 of 48**" in text
+    assert "| w | 1.00 | 0.50 | 100.0% |  |" in text and "**47 of 48**" in text
 
 
 def test_figures_replace_what_stood_between_their_marks_and_nothing_else(tmp_path: Path) -> None:

@@ -187,16 +187,20 @@ def say_faders(rows: list[dict[str, Any]]) -> str:
     lines = [
         "Faders (`python benchmarks/model.py --faders`): the rank correlation of a word's weight, "
         f"−2 to 4, with the amount that the judge sees (bar: {CORRELATION:g}), and the share of "
-        f"pixels that change from weight 1 to 3 (bar: {CHANGED:.0%} in half of the words).",
+        f"pixels that change from weight 1 to 3 (bar: {CHANGED:.0%} in half of the words). Where "
+        "the judge answers yes or no, it soon says 1.000 and cannot tell more from enough; *along* "
+        "is the rank correlation of the weight with the picture's place on the line from the mean "
+        "colour of true pictures without the word to that of true pictures with it.",
         "",
-        "| word | correlation | changed | |",
-        "|---|---|---|---|",
+        "| word | correlation | along | changed | |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
         good = row["correlation"] >= CORRELATION, row["changed"] >= CHANGED
         missed = [name for name, ok in zip(("correlation", "change"), good, strict=True) if not ok]
         lines.append(
-            f"| {row['word']} | {row['correlation']:.2f} | {row['changed']:.1%} "
+            f"| {row['word']} | {row['correlation']:.2f} | {row['along']:.2f} "
+            f"| {row['changed']:.1%} "
             f"| {'below: ' + ', '.join(missed) if missed else ''} |"
         )
     return "\n".join(lines)
