@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from p2p_lab.training.build import Parts
 from p2p_lab.training.config import SIZES
 from p2p_lab.training.data import Batch, draw_batch
 from p2p_lab.training.denoising import clean_of
+from p2p_lab.training.optim import Optimiser
 from p2p_lab.training.reconstruction import slopes
 from p2p_lab.training.setting import Setting
 from p2p_lab.training.sharpening import Discriminator, SharpeningLoss, before_last, hinge_loss
@@ -120,6 +122,16 @@ def test_the_stage_changes_the_last_level_alone(parts: Parts, tmp_path: Path) ->
     }
     last = ("vae.decoder.up_blocks.2.", "vae.decoder.conv_norm_out.", "vae.decoder.conv_out.")
     assert changed and all(key.startswith(last) for key in changed)
+
+
+def test_several_processes_can_train_what_muon_takes_nothing_of(loss: SharpeningLoss) -> None:
+    two = SimpleNamespace(num_processes=2, process_index=0, reduce=lambda tensor, how: tensor)
+    named = list(loss.module.named_parameters())
+    optimiser = Optimiser(named, two, 1e-3, 1.5, lambda name, parameter: False)  # type: ignore[arg-type]
+    before = named[0][1].detach().clone()
+    named[0][1].grad = torch.ones_like(before)
+    optimiser.step(1.0)
+    assert not optimiser.matrices and not torch.equal(named[0][1], before)
 
 
 def test_a_discriminator_is_the_same_in_every_process(parts: Parts, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Optimiser:
                 ahead = p.grad.lerp(momentum, 0.95).flatten(1)  # Nesterov; (rows, columns)
                 scale = 0.2 * max(ahead.shape) ** 0.5
                 updates[i] = (scale * orthogonalise(ahead)).view_as(p)
-        if self.accelerator.num_processes > 1:
+        if updates and self.accelerator.num_processes > 1:
             flat = torch.cat([update.reshape(-1) for update in updates])
             _unflatten(self.accelerator.reduce(flat, "sum"), updates)
         for p, update in zip(self.matrices, updates, strict=True):
