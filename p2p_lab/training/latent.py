@@ -204,7 +204,7 @@ def _denoiser_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stag
 
 
 def _sharpening_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stage:
-    _take_newest(parts.vae, config, setting.out / "autoencoder")
+    _take_newest_decoder(parts, config, setting.out)
     learned = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
     _take_newest(learned, config, setting.out / "denoiser")
     loss = SharpeningLoss(config, parts, setting)
@@ -226,18 +226,22 @@ def _sharpening_stage(config: TrainConfig, parts: Parts, setting: Setting) -> St
 
 def _draw_samples(parts: Parts, config: TrainConfig, path: Path) -> None:
     """Save a grid of samples, with the newest decoder if it learns beside this stage."""
-    _take_newest(parts.vae, config, path.parent.parent / "autoencoder")
+    _take_newest_decoder(parts, config, path.parent.parent)
     sample_grid(parts, config, path)
+
+
+def _take_newest_decoder(parts: Parts, config: TrainConfig, out: Path) -> None:
+    """Take the decoder that was trained beside, if there is one.
+
+    Beside a learned encoder there is none: its latents were normalised when its stage was over.
+    """
+    if config.encoder != "learned":
+        _take_newest(parts.vae, config, out / "autoencoder")
 
 
 @torch.no_grad()
 def _take_newest(module: nn.Module, config: TrainConfig, folder: Path) -> None:
-    """Take the averaged weights of a stage's newest checkpoint, if there is one.
-
-    Not those of a learned encoder: its latents were normalised when its stage was over.
-    """
-    if config.encoder == "learned" and folder.name == "autoencoder":
-        return
+    """Take the averaged weights of a stage's newest checkpoint, if there is one."""
     found = load_checkpoint(folder, config.digest())
     if found is not None:
         for name, parameter in module.named_parameters():

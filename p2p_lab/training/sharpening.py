@@ -136,7 +136,7 @@ class SharpeningLoss:
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         t = torch.randint(LATEST, (len(clean),), generator=generator).to(clean.device)
         alpha_bar = self.alpha_bars[t].view(-1, 1, 1, 1)
-        noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+        noisy = self.parts.scheduler.add_noise(clean, noise, t)
         predicted = self.parts.unet(noisy, t, self.read(ids, generator)).sample
         kind = str(self.parts.scheduler.config.prediction_type)
         true = torch.rand(len(clean), 1, 1, 1, generator=generator).to(clean.device) < TRUE_SHARE
