@@ -311,6 +311,26 @@ def test_guidance_is_drawn_where_the_text_moves_the_prediction_most() -> None:
     assert {"s = 0: empty prompt", "s = 1: the text", "s = 3: guided"} <= set(texts(figure))
 
 
+@pytest.mark.parametrize("step", [(4, 1), (4, -1), (-1, 4), (-4, -1)])
+def test_guidance_names_its_points_inside_the_axes_and_beside_the_arrow(
+    step: tuple[float, float],
+) -> None:
+    positive = torch.tensor(step).view(2, 1, 1)
+    drawn = figures.show_guidance(torch.zeros(2, 1, 1), positive, 3.0).figure
+    axes = drawn.axes[0]
+    drawn.canvas.draw()
+    a, b = (int(label.split()[1]) for label in (axes.get_xlabel(), axes.get_ylabel()))
+    along = np.linspace(0, 3, 200)[:, None] * np.array([step[a], step[b]])
+    arrow = axes.transData.transform(along)  # (200, 2), in pixels
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == 3
+    for box in boxes:
+        assert axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+        assert axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
+        assert not any(box.contains(x, y) for x, y in arrow)
+        assert box.count_overlaps([other for other in boxes if other is not box]) == 0
+
+
 def test_maps_below_zero_are_drawn_on_a_range_that_says_so() -> None:
     maps = {"cat": -RNG.random((6, 6)), "hat": RNG.random((6, 6)) - 0.5, "dog": np.zeros((6, 6))}
     figure = figures.show_maps(maps, image=picture())

@@ -44,7 +44,7 @@ def show_guidance(negative: Any, positive: Any, scale: float, *, ax: Axes | None
     for (label, (x, y)), colour in zip(ends.items(), ("0.4", "#2c6fbb", "#c0392b"), strict=False):
         axes.plot([x], [y], "o", color=colour)
         text = f"{label}: {names.get(label, 'guided')}"
-        axes.annotate(text, (x, y), (6, 6), textcoords="offset points", fontsize=SMALL)
+        axes.annotate(text, (x, y), **_beside(x, start, far))
     axes.set_xlabel(f"channel {a}")
     axes.set_ylabel(f"channel {b}")
     axes.margins(0.5)
@@ -56,3 +56,17 @@ def show_guidance(negative: Any, positive: Any, scale: float, *, ax: Axes | None
         f"guidance {scale:g} by {scale * length:.2f} in the same direction.",
     )
     return drawn
+
+
+def _beside(x: float, start: Any, far: Any) -> dict[str, Any]:
+    """Return where a point's label goes: to the middle, on a side that the arrow leaves free."""
+    right = x < (start[0] + far[0]) / 2
+    rising = (far[0] - start[0]) * (far[1] - start[1]) > 0
+    above = right != rising
+    return {
+        "xytext": (6 if right else -6, 6 if above else -6),
+        "textcoords": "offset points",
+        "ha": "left" if right else "right",
+        "va": "bottom" if above else "top",
+        "fontsize": SMALL,
+    }
