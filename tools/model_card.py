@@ -1,7 +1,7 @@
 """Write what a trained model is, from its run's logs and its benchmarks: card, curve, pictures.
 
-    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v2 | tail -1 > bench.json
-    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v2 --benchmark bench.json \
+    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v3 | tail -1 > bench.json
+    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v3 --benchmark bench.json \
         [--run runs/s128] [--beside other.json] [--frechet ours.json other.json]
         [--faders faders.json] [--eye misdrawn.json]
 
@@ -140,10 +140,19 @@ def made(facts: dict[str, Any]) -> str:
         if (end := facts.get(stage)) is None:
             continue
         leg = f"The {what} learned on {end['pictures']:,} pictures"
-        hours = f"{end['seconds'] / 3600:.1f} hours"
-        parts.append(f"{leg} in {hours}{earlier(end)}.")
+        parts.append(f"{leg} in {spent(end['seconds'])}{earlier(end)}{steepness(end)}.")
     parts.append(f"The velocity loss ended at {ends['loss']:.4f}{progress(facts)}.")
     return " ".join(parts)
+
+
+def spent(seconds: float) -> str:
+    """Say a time in hours, or in minutes if it is short."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{seconds / 60:.0f} minutes"
+
+
+def steepness(end: dict[str, Any]) -> str:
+    """Say how steep the edges are that a sharpened decoder draws."""
+    return f"; slopes ended at {end['slopes']:.2f} of the true ones" if "slopes" in end else ""
 
 
 def progress(facts: dict[str, Any]) -> str:

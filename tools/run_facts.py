@@ -23,10 +23,11 @@ MEANING = {
 CURVES = {
     "autoencoder": {"psnr": "PSNR (dB)"},
     "denoiser": {"loss": "velocity loss", "maps": "attention loss"},
-    "sharpening": {"loss": "reconstruction loss", "slopes": "slopes, of the true ones"},
+    "sharpening": {"slopes": "mean slope, of the true one"},
     "base": {"loss": "velocity loss", "maps": "attention loss"},
     "super": {"loss": "velocity loss", "maps": "attention loss"},
 }
+LINEAR = {"autoencoder": "dB", "sharpening": "share"}  # their axes; all others show losses
 TITLES = {
     "autoencoder": "Autoencoder",
     "denoiser": "U-Net and text encoder",
@@ -76,10 +77,9 @@ def draw_curve(run: Path, target: Path) -> None:
         for key, label in CURVES[stage].items():
             if key in log[-1]:
                 axis.plot(x, [line[key] for line in log], label=label)
-        decoder = stage == "autoencoder"
         axis.set(title=TITLES[stage], xlabel="thousand pictures")
-        axis.set(ylabel="dB" if decoder else "loss", yscale="linear" if decoder else "log")
-        if not decoder:
+        axis.set(ylabel=LINEAR.get(stage, "loss"), yscale="linear" if stage in LINEAR else "log")
+        if stage not in LINEAR:
             axis.yaxis.set_major_formatter("{x:.2g}")
             axis.yaxis.set_minor_formatter("{x:.2g}")
         axis.legend()
