@@ -158,8 +158,9 @@ def open_notebook(
 
 
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((p) => p.textContent)"
-BEGUN = f"{PROMPTS}.some((p) => /[*\\d]/.test(p))"
-DONE = f"{BEGUN} && !{PROMPTS}.some((p) => p.includes('*'))"
+RUNNING = f"{PROMPTS}.some((p) => p.includes('*'))"
+ERRED = "[data-mime-type='application/vnd.jupyter.error']"
+DONE = f'{PROMPTS}.every((p) => /\\d/.test(p)) || document.querySelector("{ERRED}") !== null'
 
 
 def run_all(page: Any, patience: float = 20.0) -> None:
@@ -167,51 +168,95 @@ def run_all(page: Any, patience: float = 20.0) -> None:
 
     Args:
         page: With the notebook.
-        patience: Seconds after which it is seen whether a dialog stands before the cells.
+        patience: Seconds after which it is seen whether a dialog stands before the cells, or
+            whether some of them were never sent.
+
+    Raises:
+        AssertionError: If a cell raised an error, with its text; or if some were not run in time.
     """
     end = time.monotonic() + SECONDS
     while True:
-        if not page.evaluate(BEGUN):  # a click before the kernel is there does nothing
+        # A click before the kernel is there does nothing. One while extensions are still read may
+        # run the first cell and drop the others.
+        if not page.evaluate(f"{RUNNING} || {DONE}"):
             page.click(".lm-MenuBar-item:has-text('Run')")
             page.click(".lm-Menu-item:has-text('Run All Cells')")
         try:
             page.wait_for_function(DONE, timeout=1000 * patience)
             break
         except TooLate:
-            if time.monotonic() > end:
-                raise
+            assert time.monotonic() < end, f"Not every cell was run: {page.evaluate(PROMPTS)}"
         # A wait sees no dialog: "Select Kernel" may come up meanwhile, and nothing runs behind it.
         page.locator(".jp-Notebook").first.click(trial=True)
+    errors = page.locator(ERRED).all_inner_texts()
+    assert not errors, f"A cell raised an error:\n{errors[0]}"
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
 
 
-LATE_DIALOG = """
+# A front end of one menu, whose cells are run by what a test puts in.
+FRONT_END = """
 <div class="lm-MenuBar-item">Run</div>
 <div class="lm-Menu-item" onclick="start()">Run All Cells</div>
-<div class="jp-Notebook"><div class="jp-CodeCell"><div class="jp-InputPrompt">[ ]:</div></div></div>
+<div class="jp-Notebook">{cells}</div>
 <div class="jp-Notebook-ExecutionIndicator" data-status="idle">idle</div>
 <script>
+  const prompts = document.querySelectorAll(".jp-InputPrompt");
+  {script}
+</script>"""
+CELL = '<div class="jp-CodeCell"><div class="jp-InputPrompt">[ ]:</div></div>'
+LATE_DIALOG = """
   function start() {
-    const prompt = document.querySelector(".jp-InputPrompt");
     const dialog = document.createElement("div");
-    prompt.textContent = "[*]:";
+    prompts[0].textContent = "[*]:";
     dialog.className = "jp-Dialog";
     dialog.style = "position: fixed; inset: 0";
     dialog.innerHTML = "<button class='jp-mod-accept'>Select</button>";
-    dialog.onclick = () => { dialog.remove(); prompt.textContent = "[1]:"; };
+    dialog.onclick = () => { dialog.remove(); prompts[0].textContent = "[1]:"; };
     setTimeout(() => document.body.append(dialog), 500);
-  }
-</script>"""
+  }"""
+DROPPED_CELLS = """
+  let starts = 0;
+  function start() {
+    starts += 1;
+    prompts.forEach((prompt, i) => { if (starts > 1 || i === 0) prompt.textContent = `[${i}]:`; });
+  }"""
+ERROR_IN_A_CELL = """
+  function start() {
+    prompts[0].textContent = "[1]:";
+    prompts[0].insertAdjacentHTML("afterend",
+      "<div data-mime-type='application/vnd.jupyter.error'>NameError: cat</div>");
+  }"""
 
 
-def test_a_dialog_that_comes_up_while_cells_are_awaited_is_accepted() -> None:
+@contextmanager
+def front_end(script: str, cells: int = 1) -> Iterator[Any]:
+    """Open a page that looks like a front end to `run_all`."""
     with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(10_000)
         page.add_locator_handler(page.locator(".jp-Dialog"), close_dialog, no_wait_after=True)
-        page.set_content(LATE_DIALOG)
+        page.set_content(FRONT_END.replace("{cells}", CELL * cells).replace("{script}", script))
+        yield page
+
+
+def test_a_dialog_that_comes_up_while_cells_are_awaited_is_accepted() -> None:
+    with front_end(LATE_DIALOG) as page:
         run_all(page, patience=2.0)
         expect(page.locator(".jp-InputPrompt")).to_have_text("[1]:")
+
+
+def test_cells_that_a_front_end_dropped_are_run_again() -> None:
+    with front_end(DROPPED_CELLS, cells=3) as page:
+        run_all(page, patience=2.0)
+        expect(page.locator(".jp-InputPrompt")).to_have_text(["[0]:", "[1]:", "[2]:"])
+
+
+def test_an_error_in_a_cell_ends_the_wait_with_its_text() -> None:
+    with (
+        front_end(ERROR_IN_A_CELL, cells=2) as page,
+        pytest.raises(AssertionError, match="NameError: cat"),
+    ):
+        run_all(page)
 
 
 def real_errors(errors: list[str]) -> list[str]:
@@ -280,8 +325,7 @@ MAP = "document.querySelector('.p2p-map canvas').toDataURL()"
 
 def test_every_cell_runs_without_an_error(opened: Any) -> None:
     page, _ = opened
-    wrong = page.locator("[data-mime-type='application/vnd.jupyter.error']")
-    expect(wrong).to_have_text([])
+    expect(page.locator(ERRED)).to_have_text([])
     for shown in (".p2p-faders", ".p2p-map canvas"):
         expect(page.locator(shown).first).to_be_attached()
 
