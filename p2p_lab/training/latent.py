@@ -167,13 +167,11 @@ def fold_normalisation(vae: AutoencoderKL, config: TrainConfig, pictures: int = 
     decode.weight *= deviation.view(1, -1, 1, 1)
 
 
-def _denoiser_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stage:
-    vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
-    vae.requires_grad_(False)
-    read = TextReader(config, parts, setting.device)
-    denoise = DenoisingLoss(
+def denoising_loss(config: TrainConfig, parts: Parts, setting: Setting) -> DenoisingLoss:
+    """Return the loss of a latent model's U-Net, as its run minimises it."""
+    return DenoisingLoss(
         config,
-        unet,
+        parts.unet,
         parts.scheduler,
         setting,
         side=config.picture_size // config.scale,
@@ -181,6 +179,13 @@ def _denoiser_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stag
         coarse=COARSE if config.encoder == "nested" else 0,
         detail=config.detail_weight,
     )
+
+
+def _denoiser_stage(config: TrainConfig, parts: Parts, setting: Setting) -> Stage:
+    vae, unet, text_encoder = parts.vae, parts.unet, parts.text_encoder
+    vae.requires_grad_(False)
+    read = TextReader(config, parts, setting.device)
+    denoise = denoising_loss(config, parts, setting)
 
     def loss(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
         generator = random_numbers(config, step, setting)
