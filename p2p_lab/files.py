@@ -118,6 +118,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _flush_folder(path.parent)
 
 
+def check_may_write(folder: Path) -> None:
+    """See that files can be written in a folder, which need not be there yet.
+
+    Raises:
+        NotADirectoryError: If it is a file, or would lie in one.
+        PermissionError: If there is no right to write in it, or to make it.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{place} is a file. Name a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"There is no right to write in the folder {place}. Name another one, or change its "
+            "rights."
+        )
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder so that nobody ever finds a part of it under its name."""
     draft = _draft_beside(path)

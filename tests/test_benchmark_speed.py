@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -130,3 +131,21 @@ def test_the_page_of_models_shows_the_samplers_as_they_were_measured() -> None:
     page = Path("docs/backbones.md").read_text(encoding="utf-8")
     rows = [line for line in results.splitlines() if line.startswith("|")]
     assert len(rows) == 5 and "\n".join(rows) in page
+
+
+def test_the_page_of_models_says_what_recording_costs_as_it_was_measured() -> None:
+    results = Path("benchmarks/results/speed-cpu-quick.md").read_text(encoding="utf-8")
+    bundled, shaped = results.split("\n## ")[1:]
+    assert bundled.startswith("bundled: ") and shaped.startswith("SD 1.x shape")
+    measured = [
+        re.search(rf"\| {case} \| [\d.]+ \| ([\d.]+)× \|", part)[1]  # type: ignore[index]
+        for part in (shaped, bundled)
+        for case in ("generate, word maps", "generate, word maps and tape")
+    ]
+    page = " ".join(Path("docs/backbones.md").read_text(encoding="utf-8").split())
+    stated = re.search(
+        r"word maps take ([\d.]+) and word maps with the tape ([\d.]+) times as long; on the "
+        r"bundled model ([\d.]+) and ([\d.]+)\.",
+        page,
+    )
+    assert stated is not None and list(stated.groups()) == measured

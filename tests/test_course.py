@@ -339,6 +339,42 @@ def test_a_secret_is_made_once_and_kept(tmp_path: Path) -> None:
     assert len(first.strip()) == 32
 
 
+@pytest.mark.parametrize(
+    "words", [["hints"], ["grade"], ["table", "--to", "points.csv"], ["leaks"]]
+)
+def test_a_folder_without_a_course_is_one_sentence_and_exit_code_2(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, *options = words
+    name = [] if verb == "leaks" else ["ps1"]
+    folder = tmp_path / "nosuch"
+    assert course.main([verb, str(folder), *name, *options]) == 2
+    said = capsys.readouterr().err
+    assert f"There is no course in {folder}" in said and "build" in said and said.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_points_that_were_never_graded_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course.start_course(tmp_path / "course", sets=["ps1"])
+    line = ["table", str(tmp_path), "ps1", "--to", str(tmp_path / "points.csv")]
+    assert course.main(line) == 2
+    said = capsys.readouterr().err
+    assert "grade" in said and said.count("\n") == 1
+    assert not (tmp_path / "course" / "gradebook.db").exists()
+
+
+def test_a_course_is_not_built_into_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "afile"
+    file.write_text("mine")
+    assert course.main(["build", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{file} is a file" in said and said.count("\n") == 1 and file.read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_nbgrader_restores_what_was_deleted_and_judges_from_outside(tmp_path: Path) -> None:
     kit = Course(tmp_path / "course")

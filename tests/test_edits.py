@@ -876,3 +876,14 @@ def test_equality_of_plans_looks_at_every_field() -> None:
     assert plan != plan.with_(mapper=plan.mapper.T + 1)
     assert plan.blend is not None and plan != plan.with_(blend=replace(plan.blend, threshold=0.5))
     assert plan != "a plan"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda a, b: compile_edits([Replace()], a, b, STEPS), lambda a, b: default_edits(a, b)],
+)
+def test_texts_in_the_place_of_prompts_are_refused_with_a_sentence(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"source is a str \('a cat'\), not a Prompt.*model.prompt"):
+        call("a cat", "a dog")
+    with pytest.raises(TypeError, match="target is a str"):
+        call(prompt("a cat"), "a dog")

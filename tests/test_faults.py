@@ -240,8 +240,11 @@ def test_a_cache_can_be_named_by_its_folder_and_nothing_else_is_taken_in_silence
 ) -> None:
     invert(sd32, picture(), CAT, steps=1, cache=str(tmp_path / "mine"))
     assert len(InversionCache(tmp_path / "mine").files()) == 1
-    for wrong in (1, b"here", "", ["mine"]):
-        with pytest.raises(ValueError, match="cache=.* is not possible: give True"):
+    (tmp_path / "file").write_text("of another")
+    for wrong in (1, b"here", "", ["mine"], tmp_path / "file", str(tmp_path / "file")):
+        with pytest.raises(
+            ValueError, match="(?i)cache=.* is not possible: .*give (True|a folder)"
+        ):
             invert(sd32, picture(), CAT, steps=1, cache=wrong)  # type: ignore[arg-type]
 
 
@@ -564,7 +567,7 @@ def test_a_full_disk_is_an_oserror_that_leaves_what_was_there_and_no_litter(
 
 def test_a_full_disk_does_not_lose_an_inversion(sd32: Any, tmp_path: Path) -> None:
     cache = InversionCache(tmp_path)
-    with full_disk(5000):
+    with full_disk(5000), pytest.warns(UserWarning, match="The inversion is not kept"):
         run = invert(sd32, picture(), CAT, steps=1, cache=cache)
     assert run.steps == 1 and not list(tmp_path.iterdir())
 
@@ -584,6 +587,36 @@ def test_output_is_written_where_hard_links_are_not_known(
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_run_is_saved_over_a_run_and_over_nothing_else_unless_it_is_asked_for(
+    cat: Run, tmp_path: Path
+) -> None:
+    path = cat.save(tmp_path / "cat.safetensors")
+    cat.save(path, tape=False)
+    assert Run.load(path).tape is None
+    cut = tmp_path / "cut"
+    cut.write_bytes(path.read_bytes()[:-9])
+    others = {"a.png": b"a picture", "empty": b"", "cut": cut.read_bytes()}
+    save_parts(tmp_path, 1)
+    stage = next(tmp_path.rglob("tensors.safetensors"))
+    others |= {stage.relative_to(tmp_path).as_posix(): stage.read_bytes()}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileExistsError, match=r"no saved run, .* save with replace=True"):
+            cat.save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+    assert Run.load(cat.save(tmp_path / "a.png", replace=True)).prompt == cat.prompt
+
+
+def test_a_run_is_not_saved_as_a_folder_and_the_sentence_names_that_folder(
+    cat: Run, tmp_path: Path
+) -> None:
+    for asked in (False, True):
+        with pytest.raises(IsADirectoryError) as refused:
+            cat.save(tmp_path, replace=asked)
+        assert str(refused.value).startswith(f"{tmp_path} is a folder. Name a file in it")
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_get_the_rights_that_the_umask_leaves(cat: Run, tmp_path: Path) -> None:
     for mask, rights in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
         before = os.umask(mask)
@@ -594,6 +627,7 @@ def test_files_get_the_rights_that_the_umask_leaves(cat: Run, tmp_path: Path) ->
         assert path.stat().st_mode & 0o777 == rights
 
 
+@pytest.mark.filterwarnings("ignore:The inversion is not kept")
 def test_an_entry_of_a_shared_cache_that_cannot_be_read_or_removed_does_no_harm(
     sd32: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,6 +366,18 @@ def test_what_cannot_be_drawn_is_refused_with_a_sentence(call, sentence: str) ->
         call()
 
 
+def test_what_is_no_plan_and_no_alignment_is_refused_with_a_sentence(sd32, prompts) -> None:
+    from p2p_lab.sampling import generate
+
+    run = generate(sd32, "a cat on the grass", steps=1)
+    with pytest.raises(TypeError, match="plan is a Run, not an EditPlan.*run.plan"):
+        figures.show_plan(run)
+    with pytest.raises(TypeError, match="target is a str .*not a Prompt"):
+        figures.show_plan(compile_edits([Replace()], *prompts, 4), "a dog")
+    with pytest.raises(TypeError, match="is a str, not an Alignment.*align_words"):
+        figures.show_alignment("a cat")
+
+
 def test_a_trajectory_starts_with_one_noise_and_an_edit_then_leaves_its_source(sd32) -> None:
     from p2p_lab.sampling import edit, generate
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -510,9 +511,30 @@ def test_bad_settings_are_refused_with_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         invert(sd, picture(), CAT, **options)
-    for wrong in ({"skip": 1.0}, {"source_guidance": 0.5}):
-        with pytest.raises(ValueError, match="not possible"):
-            EditFriendly(**wrong)  # type: ignore[arg-type]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        (EditFriendly, "skip", (1.0, -0.1, NAN, "0.3", True)),
+        (EditFriendly, "source_guidance", (0.5, NAN, INF, "3")),
+        (EditFriendly, "seed", (-1, 1.5, None, NAN)),
+        (NullText, "inner_steps", (-1, 2.5, NAN, INF, "3", True)),
+        (NullText, "learning_rate", (0, -1.0, NAN, INF, "1")),
+        (NullText, "goal", (-1.0, NAN, INF, None)),
+        (NullText, "goal_growth", (NAN, INF, -INF, None)),
+        (InversionCache, "limit", (-1, NAN, INF, "2")),
+    ],
+)
+def test_a_setting_of_an_inversion_that_is_no_number_it_can_use_is_refused_at_once(
+    kind: Any, name: str, values: tuple[Any, ...]
+) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{name}=.* not possible|{name}.* got .*"):
+            kind(**{name: value})
 
 
 # the cache --------------------------------------------------------------------------------------
@@ -587,10 +609,17 @@ def test_the_cache_stays_in_its_bound_and_forgets_what_was_unused_longest(
     assert bound.clear() == 2 and not bound.files()
 
 
-def test_an_unwritable_cache_does_no_harm(sd: Any, tmp_path: Path) -> None:
+def test_an_unwritable_cache_does_no_harm_and_says_so_once(sd: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    run = invert(sd, picture(), CAT, steps=1, cache=InversionCache(tmp_path / "file"))
-    assert run.steps == 1
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.warns(UserWarning, match=r"not kept: the folder .* cannot be written \(.*Give"):
+            run = invert(sd, picture(), CAT, steps=1, cache=InversionCache(folder))
+        assert run.steps == 1
+    with warnings.catch_warnings(record=True) as heard:  # what it names is no draft of a moment
+        warnings.simplefilter("default")
+        for _ in range(2):
+            invert(sd, picture(), CAT, steps=1, cache=folder)
+    assert len(heard) == 1
 
 
 # pictures from outside, prompts for pictures ----------------------------------------------------

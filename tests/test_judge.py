@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from p2p_lab.judge import Judge, JudgeError, Labels, Verdict, Wanted, load_judge, train
+from p2p_lab.judge import __main__ as command
 from p2p_lab.judge.distort import blocks, distort, wobble
 from p2p_lab.judge.labels import NATURAL, true_answers
 from p2p_lab.judge.network import JudgeNet
@@ -374,6 +376,39 @@ def test_a_checkpoint_of_another_network_is_a_sentence(tmp_path: Path) -> None:
     save_checkpoint(folder, shorter, state)
     with pytest.raises(ResumeError, match=r"damaged: its .*running_mean.*Delete"):
         train.train(replace(TINY, pictures=2 * TINY.pictures), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"--minutes {value}" for value in ("-1", "0", "nan", "inf", "soon")),
+        *("--pictures -3", "--pictures 2.5", "--test 0", "--test 1", "--test -8"),
+        *("--seed -1", "--seed 10", "--pictures 90000000", "--out file", "--save file/judge"),
+    ],
+)
+def test_a_judge_that_cannot_be_trained_is_refused_in_a_sentence_before_any_work(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("of another")
+    monkeypatch.setattr(sys, "argv", ["p2p_lab.judge", *line.split()])
+    monkeypatch.setattr(command, "train", pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and message.startswith("p2p_lab.judge: error: ")
+    reasons = ("is not possible: give a", "take a smaller --seed", "is a file. Name a folder")
+    assert any(reason in message for reason in reasons)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_judge_of_numbers_that_are_not_finite_is_never_saved(tmp_path: Path) -> None:
+    spoiled = JudgeNet(LABELS)
+    name, weight = next(iter(spoiled.named_parameters()))
+    weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=f"not saved: its weight {name} is not finite"):
+        save_judge(spoiled, LABELS, tmp_path / "judge-v1", {"threshold": 0.5})
+    assert not list(tmp_path.iterdir())
 
 
 # -- the bundled judge -----------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -159,6 +161,9 @@ def never(*_: object, **__: object) -> None:
         (["--reweight", "snow=2"], "'snow' is not in the prompt"),
         (["--blend", "cat:whale"], "'whale' is not in the prompt"),
         (["--model", "./nowhere"], "no folder or file ./nowhere"),
+        (["--blend", ""], "--blend '' names no word"),
+        (["--blend", ":"], "--blend ':' names no word"),
+        (["--model", ""], "--model is empty"),
     ],
 )
 def test_bad_values_are_told_before_any_model_is_opened(
@@ -187,6 +192,92 @@ def test_a_picture_that_is_missing_or_broken_is_told_before_any_model_is_opened(
     for name in ("nowhere.png", "text.png"):
         assert main(["invert", name, CAT, "-o", "x.png"]) == 2
         assert name in capsys.readouterr().err
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without the right to write in it, for root too."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    usual = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **how: folder != Path(path) and usual(path, mode, **how)
+    )
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 9)).save("cat.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["edit", CAT, DOG, "-o", "locked/x.png"],
+        ["edit", CAT, DOG, "--figure", "locked/x.png"],
+        ["invert", "cat.png", CAT, "-o", "locked/x.png"],
+        ["lessons", "locked/mine"],
+    ],
+)
+def test_a_folder_that_cannot_be_written_in_is_told_before_any_work(
+    words: list[str],
+    locked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("p2p_lab.models.load", never)
+    assert main(words) == 2
+    assert f"no right to write in the folder {locked}" in capsys.readouterr().err
+    assert list(locked.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([CAT, "--blend", "zebra"], "--blend"),
+        ([CAT, "--reweight", "dog=3", "--cross", "0.5"], "--cross, --reweight"),
+        ([CAT, "--edit", "refine"], "--edit"),
+        (["--suggest", "--self-attention", "0.4"], "--self-attention"),
+    ],
+)
+def test_options_of_an_edit_are_refused_where_there_is_none(
+    words: list[str],
+    sentence: str,
+    locked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("p2p_lab.models.load", never)
+    assert main(["invert", "cat.png", *words, "-o", "x.png"]) == 2
+    assert f"({sentence}) and no edit's prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([CAT, "a cat " * 60], "too long"),
+        (["--suggest", DOG, "--blend", "whale:dog"], "'whale' is not in the prompt"),
+    ],
+)
+def test_an_edit_that_cannot_be_made_is_told_before_the_inversion(
+    words: list[str],
+    sentence: str,
+    locked: Path,
+    sd_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("p2p_lab.inversion.invert", never)
+    monkeypatch.setattr("p2p_lab.inversion.suggest_prompt", lambda *_: CAT)
+    line = ["invert", "cat.png", *words, "--model", str(sd_folder), "--device", "cpu"]
+    assert main([*line, "--steps", "2", "-o", "x.png"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_edit_to_the_empty_prompt_is_made(
+    locked: Path, sd_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(sd_folder), "--device", "cpu", "--steps", "2", "--no-cache"]
+    assert main(["invert", "cat.png", CAT, "", *model, "-o", "x.png", "--json"]) == 0
+    assert "edit_seconds" in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -462,3 +553,23 @@ def test_help_names_every_command_and_starts_without_torch() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in ("edit", "lab", "lessons", "doctor"):
         assert name in said.stdout
+
+
+def shown_commands() -> list[str]:
+    """Return the commands that edit or invert, as documents show them in a line of their own."""
+    root = Path(__file__).resolve().parents[1]
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    lines = [line.strip() for page in pages for line in page.read_text("utf-8").splitlines()]
+    wanted = re.compile(r"(\S*/)?python -m p2p_lab (edit|invert) ")
+    return [line for line in lines if wanted.match(line) and "--help" not in line]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_a_command_that_a_document_shows_is_known_and_names_what_it_writes(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    options = build_parser().parse_args(words[words.index("p2p_lab") + 1 :])
+    assert options.output is not None or getattr(options, "figure", None) is not None
+
+
+def test_documents_show_commands() -> None:
+    assert len(shown_commands()) >= 4

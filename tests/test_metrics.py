@@ -208,6 +208,14 @@ def test_an_edit_that_keeps_no_more_than_the_re_prompt_is_told_so() -> None:
     assert "no more of it" in said.verdict
 
 
+NAN = np.full((4, 4), np.nan)
+GREY = (np.zeros((32, 32)), np.ones((32, 32)))
+
+
+def test_infinite_values_have_a_rank_so_that_a_fader_of_decibels_can_be_scored() -> None:
+    assert metrics.rank_correlation([1, 2, 3], [10.0, 20.0, float("inf")]) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -224,6 +232,20 @@ def test_an_edit_that_keeps_no_more_than_the_re_prompt_is_told_so() -> None:
             "like the picture",
         ),
         (lambda: metrics.structure_distance(np.zeros((8, 8)), np.zeros((8, 8))), "smaller `patch`"),
+        (lambda: metrics.structure_distance(*GREY, patch=0), "patch=0 is not possible"),
+        (lambda: metrics.ssim_map(*GREY, width=0), "width from 1 on"),
+        (lambda: metrics.ssim_map(*GREY, sigma=float("nan")), "finite sigma above 0"),
+        (lambda: metrics.mse(np.zeros((0, 0)), np.zeros((0, 0))), "no pixel"),
+        (lambda: metrics.pointing_accuracy([NAN], [np.ones((4, 4))]), "A map holds NaN"),
+        (lambda: metrics.pointing_accuracy(torch.tensor(NAN), np.ones((4, 4))), "A map holds NaN"),
+        (lambda: metrics.mask_iou(NAN, np.ones((4, 4)), threshold=0.5), "The map holds NaN"),
+        (lambda: metrics.mask_iou(np.ones((4, 4)), NAN, threshold=0.5), "finite numbers"),
+        (
+            lambda: metrics.mask_iou(np.ones((4, 4)), np.ones((4, 4)), threshold=float("nan")),
+            "The threshold holds NaN",
+        ),
+        (lambda: metrics.rank_correlation([1, 2, 3], [1, np.nan, 3]), "second sequence holds NaN"),
+        (lambda: metrics.rank_correlation([np.nan, 2, 3], [1, 2, 3]), "first sequence holds NaN"),
         (lambda: metrics.rank_correlation([1, 1], [1, 2]), "constant"),
         (lambda: metrics.rank_correlation([1], [2]), "at least 2"),
         (lambda: metrics.pointing_accuracy([], []), "no map"),

@@ -176,6 +176,40 @@ def test_without_npm_and_with_another_package_the_line_to_type_is_said(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("verb", [["--build", "page"], ["--no-browser"]])
+def test_a_runtime_that_is_given_is_looked_at_before_any_work_though_another_is_kept(
+    verb: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(build, "open_for_export", never)
+    monkeypatch.setattr(runtime, "runtime_folder", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("other.tgz").write_bytes(b"something else")
+    for name, sentence in (("nofile.tgz", "There is no file"), ("other.tgz", "SHA-512 differs")):
+        assert main(["web", *verb, "--runtime", name]) == 2
+        assert sentence in capsys.readouterr().err
+        with pytest.raises(PageError, match=sentence):
+            runtime.runtime(Path(name))
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("a model was opened")
+
+
+def test_a_page_in_a_folder_that_cannot_be_written_in_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "open_for_export", never)
+    (tmp_path / "afile").write_text("mine")
+    assert main(["web", "--build", str(tmp_path / "afile" / "page")]) == 2
+    assert "afile is a file" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert main(["web", "--build", str(tmp_path / "new" / "page")]) == 2
+    assert f"no right to write in the folder {tmp_path}" in capsys.readouterr().err
+
+
 def test_a_models_files_are_written_once_and_again_for_other_weights_words_or_code(
     sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -795,6 +795,28 @@ def test_finite_in_is_finite_out_or_an_error_that_names_the_setting(
     assert torch.isfinite(generate(sd32, CAT, steps=1).pixels).all()  # the model is as it was
 
 
+@pytest.mark.parametrize("part", ["module", "text_encoder", "vae"])
+def test_weights_that_are_not_finite_are_called_damaged_and_no_setting_is_blamed(
+    sd32: Any, part: str
+) -> None:
+    from p2p_lab.inversion import invert
+
+    weight = dict(getattr(sd32, part).named_parameters())
+    name = [n for n in weight if n.endswith("bias")][-1]
+    kept = weight[name].detach().clone()
+    seen = generate(sd32, CAT, steps=1)
+    try:
+        weight[name].data.fill_(float("nan"))
+        with pytest.raises(ValueError, match=rf"no picture, .*damaged \({part}\.{name} is not f"):
+            generate(sd32, CAT, steps=2)
+        for method in ("direct", "null-text"):
+            with pytest.raises(ValueError, match=rf"damaged \({part}\.{name} is not finite"):
+                invert(sd32, seen.image, CAT, steps=2, method=method)  # type: ignore[arg-type]
+    finally:
+        weight[name].data.copy_(kept)
+    assert torch.equal(generate(sd32, CAT, steps=1).pixels, seen.pixels)
+
+
 def test_the_default_precision_of_torch_does_not_change_a_picture(
     sd32: Denoiser,
 ) -> None:

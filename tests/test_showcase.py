@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,14 @@ from PIL import Image
 
 from p2p_lab.__main__ import main
 from p2p_lab.commands.showcase import newest_showcase
+from p2p_lab.models import load
+from p2p_lab.models.loading import name_of
 
 SHOWN = ["source", "re-prompt", "word swap", "refinement", "snowy × 3"]
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("a model was opened")
 
 
 @pytest.fixture
@@ -43,7 +50,11 @@ def test_a_strip_of_today_is_not_replaced_unless_asked(
 ) -> None:
     assert main(made) == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "showcase").iterdir()}
-    assert main(made) == 2 and "exists already" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("p2p_lab.models.load", never)
+        assert main(made) == 2
+    said = capsys.readouterr().err
+    assert "exists already" in said and "--folder" in said and "--force" in said
     assert {p.name: p.read_bytes() for p in (tmp_path / "showcase").iterdir()} == before
     assert main([*made, "--force"]) == 0
 
@@ -65,3 +76,23 @@ def test_a_model_that_is_not_there_is_refused_and_no_folder_is_made(
     folder = tmp_path / "showcase"
     assert main(["showcase", "./nowhere", "--folder", str(folder)]) == 2
     assert "nowhere" in capsys.readouterr().err and not folder.exists()
+
+
+def test_a_folder_that_is_a_file_or_locked_is_told_before_any_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("p2p_lab.models.load", never)
+    (tmp_path / "afile").write_text("mine")
+    for folder in (tmp_path / "afile", tmp_path / "afile" / "below"):
+        assert main(["showcase", "scenes-128", "--folder", str(folder)]) == 2
+        assert f"{tmp_path / 'afile'} is a file" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert main(["showcase", "scenes-128", "--folder", str(tmp_path / "new")]) == 2
+    assert f"no right to write in the folder {tmp_path}" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["afile"]
+
+
+def test_a_models_name_is_known_before_it_is_opened(sd_folder: Path) -> None:
+    for given in ("scenes-128", "cascade-64/super", str(sd_folder)):
+        assert name_of(given) == load(given, "cpu").name
+    assert name_of("owner/name") == "owner/name"

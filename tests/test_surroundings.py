@@ -17,9 +17,26 @@ import torch
 from safetensors.torch import save_file
 
 from p2p_lab.edits import Replace
-from p2p_lab.inversion import invert
+from p2p_lab.figures import show_blend, show_trajectory
+from p2p_lab.inversion import invert, suggest_prompt
 from p2p_lab.models import ModelError, load
-from p2p_lab.sampling import Run, edit, generate, observe
+from p2p_lab.recipes import Recipe
+from p2p_lab.rivals import concept_maps, masked, sdedit
+from p2p_lab.sampling import (
+    Run,
+    animate,
+    edit,
+    edit_many,
+    generate,
+    generate_many,
+    latents_at,
+    maps_at,
+    mask_level,
+    observe,
+    pictures_at,
+    relations_at,
+    word_step,
+)
 
 CAT, DOG = "a cat on grass", "a dog on grass"
 
@@ -103,6 +120,60 @@ def test_a_lora_in_a_models_place_is_called_one(
     for place, config in ((file, None), (file, sd_folder), (tmp_path, None)):
         with pytest.raises(ModelError, match=r"is a LoRA.*load_lora_weights.*load\(pipe\)"):
             load(place, "cpu", config=config)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, _: generate(model, CAT),
+        lambda model, _: generate_many(model, CAT, [1]),
+        lambda model, run: invert(model, run.image, CAT),
+        lambda model, run: suggest_prompt(model, run.image),
+        lambda model, run: observe(model, run.pixels, CAT),
+        lambda model, _: Recipe(CAT, DOG).generate(model),
+    ],
+)
+def test_a_name_a_run_or_a_pipeline_in_a_models_place_is_refused_with_a_sentence(
+    call: Any, sd32: Any
+) -> None:
+    run = generate(sd32, CAT, steps=1)
+    for given, named in (("scenes-128", r"str \('scenes-128'\)"), (run, "Run"), (Parts(), "Parts")):
+        with pytest.raises(ModelError, match=rf"model is a {named}, not a model.*`load`"):
+            call(given, run)
+
+
+class Parts:
+    """What a pipeline of diffusers looks like: a model only after `load(pipe)`."""
+
+    components: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: edit(run, DOG),
+        lambda run: sdedit(run, DOG),
+        lambda run: masked(run, "cat", "dog"),
+        lambda run: concept_maps(run, ["cat"]),
+        lambda run: Recipe(CAT, DOG).apply(run),
+        lambda run: edit_many(run, DOG),
+        lambda run: animate(run, [CAT, DOG]),
+        lambda run: maps_at(run, 0),
+        lambda run: latents_at(run, 0),
+        lambda run: pictures_at(run, 0),
+        lambda run: word_step(run, "cat", 0),
+        lambda run: relations_at(run, 0),
+        mask_level,
+        show_trajectory,
+        show_blend,
+    ],
+)
+def test_a_prompt_or_a_model_in_a_runs_place_is_refused_with_a_sentence(
+    call: Any, sd32: Any
+) -> None:
+    for given in (CAT, sd32):
+        with pytest.raises(ValueError, match="not a Run|list of Runs"):
+            call(given)
 
 
 def test_a_sample_size_of_null_is_diffusers_own_or_named(sd_folder: Path, tmp_path: Path) -> None:

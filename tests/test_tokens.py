@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from itertools import product
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2p_lab.codec import decode
-from p2p_lab.tokens import AlignmentError, Prompt, align_tokens, align_words, ids_that_fit
+from p2p_lab.tokens import (
+    AlignmentError,
+    Prompt,
+    align_by_hand,
+    align_tokens,
+    align_words,
+    ids_that_fit,
+    links_of,
+    word_blocks,
+)
 from p2p_lab.tokens.words import group_tokens
 from tests.worlds import LENGTH, SPLIT, WORDS, tiny_tokenizer
 
@@ -334,6 +344,20 @@ def test_prompts_that_cannot_be_aligned_are_refused_with_a_sentence() -> None:
         align_words(prompt("a cat, red"), prompt("snowy grass, the dog on polar cake"))
     with pytest.raises(ValueError, match="source has 32 token positions and the target 16"):
         align_tokens(prompt("a cat"), prompt("a dog", 16))
+
+
+@pytest.mark.parametrize("align", [align_words, align_tokens, word_blocks])
+def test_texts_in_the_place_of_prompts_are_refused_with_a_sentence(align: Any) -> None:
+    with pytest.raises(TypeError, match=r"source is a str \('a cat'\), not a Prompt.*model.prompt"):
+        align("a cat", "a dog")
+    with pytest.raises(TypeError, match=r"target is a str \('a dog'\), not a Prompt"):
+        align(prompt("a cat"), "a dog")
+
+
+def test_a_text_in_the_place_of_an_alignment_is_refused_with_a_sentence() -> None:
+    for call in (links_of, lambda base: align_by_hand(base, [(1, 1)])):
+        with pytest.raises(TypeError, match="is a str, not an Alignment.*align_words"):
+            call("a cat")
 
 
 def test_the_reference_form_demands_equally_many_words() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import p2p_lab
 from benchmarks import model as model_benchmark
@@ -30,16 +32,19 @@ from p2p_lab.models import verify
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.splits import ENCODERS, TRAINING
 from p2p_lab.training import (
+    CascadeConfig,
     TrainConfig,
     build,
     feeding,
     latent,
+    loop,
     patches,
     save,
     stage,
     tokens,
     train,
 )
+from p2p_lab.training import __main__ as command
 from p2p_lab.training.checkpoint import (
     ResumeError,
     checkpoints,
@@ -51,6 +56,7 @@ from p2p_lab.training.data import Words, draw_batch, draw_images
 from p2p_lab.training.latent import EARLY, fold_normalisation
 from p2p_lab.training.optim import is_matrix, orthogonalise
 from p2p_lab.training.patches import components, install_patch_encoder
+from p2p_lab.training.ranges import RANGES
 from p2p_lab.training.stage import rate_factor, run_stage
 from p2p_lab.training.supervision import TrainingMaps, supervision_loss
 from p2p_lab.training.tokens import build_tokenizer
@@ -235,6 +241,136 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_the_last_checkpoint_whole(
     assert list(tmp_path.iterdir()) == [kept]
     found = load_checkpoint(tmp_path, "d")
     assert found is not None and torch.equal(found[0]["x"], torch.ones(10))
+
+
+# -- what is refused, and what stops a run ---------------------------------------------------
+
+
+REFUSED = {  # by option, what is none of its numbers
+    "hours": ("-1", "0", "nan", "inf", "1e400", "long"),
+    "pictures": ("-3", "2.5", "nan"),
+    "decoder-pictures": ("-5", "x"),
+    "batch": ("0", "-4", "1.5"),
+    "workers": ("-1", "many"),
+    "supervision": ("-1", "nan", "inf"),
+    "seed": ("-1", "0.5", str(2**32)),
+    "crop": ("-8", "60"),
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_a_number_that_no_run_can_have_is_refused_before_any_work(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for value in REFUSED[option]:
+        line = ["--size", "scenes-128", f"--{option}", value, "--out", str(tmp_path / "run")]
+        refused(
+            line, rf"--{option}.*(is not possible: give a|takes 0|invalid)", monkeypatch, capsys
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def refused(line: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Run the command, which is to end with status 2 and a sentence, and to train nothing."""
+    monkeypatch.setattr(sys, "argv", ["p2p_lab.training", *line])
+    monkeypatch.setattr(loop, "begin_run", pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and re.search(rf"^p2p_lab.training: error: .*{reason}", message)
+
+
+def test_what_a_run_cannot_start_from_or_write_to_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file, run = tmp_path / "file", str(tmp_path / "run")
+    file.write_text("of another")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lines = {
+        "--warm-start nosuch": "There is no model 'nosuch'",
+        "--size scenes-128 --warm-start cascade-64": "cascade-64 is a DeepFloyd",
+        "--warm-start scenes-128": "does not fit this run: size mismatch",
+        "--size scenes-128 --seed 40000": "take a smaller --seed",
+        f"--save {file}/model": "is a file. Name a folder",
+    }
+    if not torch.backends.cuda.is_built():
+        lines["--device cuda"] = "The device 'cuda' cannot be used here: .* Use 'cpu', or leave"
+    for line, reason in lines.items():
+        refused([*line.split(), "--out", run], reason, monkeypatch, capsys)
+    for out in (file, file / "below"):
+        refused(["--out", str(out)], "is a file. Name a folder", monkeypatch, capsys)
+    assert list(tmp_path.iterdir()) == [file] and file.read_text() == "of another"
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, CascadeConfig])
+def test_a_configuration_refuses_every_number_that_is_not_finite_or_below_nothing(
+    kind: Any,
+) -> None:
+    assert kind().digest() == kind(hours=9.0).digest()
+    numbers = {f.name for f in dataclasses.fields(kind) if f.type in ("int", "float")}
+    for name in numbers & set(RANGES):
+        for wrong in (float("nan"), float("inf"), -1, -0.5, "1", True):
+            with pytest.raises(ValueError, match=f"{name}=.* is not possible: give a"):
+                kind(**{name: wrong})
+    floats = {f.name for f in dataclasses.fields(kind) if f.type == "float"}
+    assert floats <= set(RANGES)
+
+
+@pytest.mark.parametrize(("seconds", "pictures"), [(-1.0, 0), (0.0, 0), (float("nan"), -3)])
+def test_a_stage_that_would_never_end_is_refused(seconds: float, pictures: int) -> None:
+    with pytest.raises(ValueError, match="would never end: it has .* seconds and .* pictures"):
+        a_stage(lambda step: 1.0, seconds, pictures)
+
+
+def a_stage(factor: Any, seconds: float = 0.0, pictures: int = 10) -> Any:
+    """Return a stage of one layer whose loss is multiplied by a factor of the step."""
+    layer = torch.nn.Linear(2, 2)
+
+    def loss(batch: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return factor(step) * layer(batch).square().mean(), {}
+
+    fed = functools.partial(itertools.repeat, torch.ones(1, 2))
+    return stage.Stage("tiny", layer, loss, lambda _: fed(), seconds, pictures, lambda _: None)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_run_whose_loss_is_not_finite_stops_and_its_last_good_checkpoint_stands(
+    bad: float, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(TINY, batch=1)
+    run = a_stage(lambda step: bad if step == 3 else 1.0)
+    with pytest.raises(FloatingPointError, match=r"'tiny' stops at step 3: its loss .*step-3 was"):
+        run_stage(run, config, Accelerator(cpu=True), tmp_path, checkpoint_seconds=-1.0)
+    found = load_checkpoint(tmp_path / "tiny", config.digest())
+    assert found is not None and found[1]["step"] == 3
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in found[0].values())
+
+
+def test_a_command_whose_run_stops_says_why_and_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise FloatingPointError("The stage 'denoiser' stops at step 3.")
+
+    monkeypatch.setattr(sys, "argv", ["p2p_lab.training", "--out", str(tmp_path)])
+    monkeypatch.setattr(command, "train", stop)
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "Saved" not in said.out
+    assert said.err == "p2p_lab.training: error: The stage 'denoiser' stops at step 3.\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_weights_that_are_not_finite_in_half_precision_are_never_saved(
+    value: float, tmp_path: Path
+) -> None:
+    parts = build(TINY)
+    with torch.no_grad():
+        parts.unet.conv_in.bias[0] = value
+    with pytest.raises(FloatingPointError, match=r"not saved: its weight unet\.conv_in\.bias is"):
+        save(parts, TINY, tmp_path / "model-v1", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:

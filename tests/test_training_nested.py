@@ -260,9 +260,10 @@ def test_runs_of_other_seeds_cache_other_scenes(kept: SceneCache, parts: Any) ->
     fresh = make_group(config, parts.vae, (3 * kept.groups + 1) * GROUP)
     assert other.group(1).short == fresh.short != kept.group(1).short
     assert len(list(kept.folder.glob("group-*"))) == 2  # neither reads what the other wrote
-    below = SceneCache(dataclasses.replace(SMALL_128, seed=-1), parts.vae, kept.folder)
-    with pytest.raises(ValueError, match="lies outside .* scenes for training the generators"):
-        below.group(0)
+    outside = "lies outside .* scenes for training the generators"
+    for seed, reason in ((-1, "seed=-1 is not possible"), (2**31, outside)):
+        with pytest.raises(ValueError, match=reason):
+            dataclasses.replace(SMALL_128, seed=seed)
 
 
 def test_a_second_pass_takes_the_same_scenes_in_another_order_and_other_words(

@@ -30,7 +30,7 @@ from p2p_lab.models import ModelCard
 from p2p_lab.recipes import Recipe, recipe_of, to_code
 from p2p_lab.sampling import Cancelled, Run, edit, generate
 from p2p_lab.tokens import AlignmentError
-from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel
+from p2p_lab.widgets import AttentionExplorer, EditPanel, InversionPanel, StepPanel
 from p2p_lab.widgets import edit_panel as edit_panel_room
 from p2p_lab.widgets.edit_controls import EditControls
 from p2p_lab.widgets.export import save_gif, save_strip
@@ -82,6 +82,26 @@ def shown(panel: Any, which: int) -> Image.Image:
 
 def same(one: Any, other: Any) -> bool:
     return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda _, __: EditPanel(SOURCE, TARGET), r"model is a str.*EditPanel\(source="),
+        (lambda run, _: EditPanel(run), r"model is a Run.*EditPanel\(source="),
+        (lambda _, __: EditPanel.from_recipe(Recipe(SOURCE, TARGET), "m"), "model is a str"),
+        (lambda _, __: InversionPanel("cat.png"), r"model is a str.*InversionPanel\(image="),
+        (lambda run, _: InversionPanel(run.image), r"model is a Image.*InversionPanel\(image="),
+        (lambda _, model: AttentionExplorer(model), "run is a StableDiffusion, not a Run"),
+        (lambda _, model: StepPanel(model), "run is a StableDiffusion, not a Run"),
+        (lambda _, __: StepPanel(SOURCE), "run is a str, not a Run"),
+    ],
+)
+def test_what_stands_in_another_ones_place_is_named_and_where_it_belongs(
+    call: Any, sentence: str, run: Run, sd32: Any
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call(run, sd32)
 
 
 # The edit panel

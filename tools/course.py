@@ -27,6 +27,7 @@ from typing import Any
 import nbformat
 
 import grade_table
+from p2p_lab.files import check_may_write
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ROOT / "assignments"
@@ -226,19 +227,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             parsed.add_argument("name", choices=SETS)
     verbs.choices["table"].add_argument("--form", choices=grade_table.FORMS, default="plain")
     verbs.choices["table"].add_argument("--to", type=Path, required=True)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except OSError as error:
+        print(f"course.py: {error}", file=sys.stderr)
+        return 2
 
 
 def run(given: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Do what was asked for.
+
+    Raises:
+        OSError: If there is no course to do it with, or no folder to build it in.
+    """
     course = given.folder / "course"
     if given.verb == "build":
+        check_may_write(course)
         return build(given.folder, given.secret)
+    if not course.is_dir():
+        raise FileNotFoundError(
+            f"There is no course in {given.folder}: build it first with "
+            f"python tools/course.py build {given.folder}"
+        )
     if given.verb == "grade":
         return grade(course, given.name)
     if given.verb == "hints":
         return count_hints(course, given.name)
     if given.verb == "table":
+        if not (course / "gradebook.db").is_file():
+            raise FileNotFoundError(
+                f"Nothing was graded in {given.folder}: do so first with "
+                f"python tools/course.py grade {given.folder} {given.name}"
+            )
         reach_tools()
         rows = grade_table.read(course / "gradebook.db", given.name)
         grade_table.write(rows, given.form, given.to)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from p2p_lab.commands._edit_options import blend_words, named_edits
 
+NONE: tuple[object, ...] = (None, [])  # what an option is that is not given
+
 
 def check_numbers(options: argparse.Namespace) -> None:
     """See that steps, seed and guidance are possible.
@@ -46,6 +48,21 @@ def check_edit(options: argparse.Namespace, source: str | None, target: str) -> 
         check_word(word, str(source))
 
 
+def check_no_edit(options: argparse.Namespace) -> None:
+    """See that no option of an edit is given, where there is none.
+
+    Raises:
+        ValueError: If one is.
+    """
+    names = ("edit", "cross", "self_attention", "reweight", "blend")
+    named = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in NONE]
+    if named:
+        raise ValueError(
+            f"Options of an edit were given ({', '.join(named)}) and no edit's prompt. Add the "
+            "prompt, or leave the options out."
+        )
+
+
 def check_word(word: str, text: str) -> None:
     """See that a word or phrase stands in a prompt.
 
@@ -70,7 +87,10 @@ def check_model(name: str | None) -> None:
 
     Raises:
         FileNotFoundError: If it is not.
+        ValueError: If the name is empty.
     """
+    if name == "":
+        raise ValueError("--model is empty. Name a model, or leave it out to take the best one.")
     if (
         name is not None
         and name.startswith((".", "/", "~"))

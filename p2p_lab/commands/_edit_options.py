@@ -64,16 +64,23 @@ def named_edits(options: argparse.Namespace, kind: Any) -> list[Edit]:
     """Return an aligner of this kind and the other edits that the options name.
 
     Raises:
-        ValueError: If a window or a weight is not possible.
+        ValueError: If a window or a weight is not possible, or a blend names no word.
     """
     from p2p_lab.edits import LocalBlend, Reweight
 
     windows = {"cross": options.cross, "self_attention": options.self_attention}
     edits: list[Any] = [kind(**{k: v for k, v in windows.items() if v is not None})]
     edits += [Reweight(word, scale) for word, scale in options.reweight]
-    if options.blend:
-        edits.append(LocalBlend(*blend_words(options.blend)))
+    if options.blend is not None:
+        edits.append(LocalBlend(*_named_blend(options.blend)))
     return edits
+
+
+def _named_blend(text: str) -> tuple[list[str], list[str]]:
+    before, after = blend_words(text)
+    if not before and not after:
+        raise ValueError(f"--blend {text!r} names no word: name the prompts' own, as cat:dog.")
+    return before, after
 
 
 def blend_words(text: str | None) -> tuple[list[str], list[str]]:

@@ -21,6 +21,7 @@ def check_writable(path: Path, suffixes: tuple[str, ...], *, force: bool) -> Pat
         ValueError: If the name has an ending that is not supported.
         FileExistsError: If the file is there and must not be replaced.
         NotADirectoryError: If its folder does not exist, or the path is itself a folder.
+        PermissionError: If there is no right to write in its folder.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} must end in {' or '.join(suffixes)}, got {path.suffix!r}.")
@@ -28,6 +29,7 @@ def check_writable(path: Path, suffixes: tuple[str, ...], *, force: bool) -> Pat
         raise NotADirectoryError(f"{path} is a folder. Name a file in it.")
     if not path.resolve().parent.is_dir():
         raise NotADirectoryError(f"The folder of {path} does not exist. Make it first.")
+    files.check_may_write(path.resolve().parent)
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists already. {_FORCE}")
     return path

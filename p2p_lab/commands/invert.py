@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from p2p_lab.commands._files import check_writable, write_picture
 from p2p_lab.commands.edit import make_edits
 
 if TYPE_CHECKING:
+    from p2p_lab.edits import Edit
     from p2p_lab.models import Denoiser
     from p2p_lab.sampling import Run
 
@@ -64,13 +66,14 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("Nothing would be written. Name a file: -o result.png.")
     check_writable(options.output, (".png",), force=options.force)
     model, source, target = _texts(options)
+    edits = [] if target is None else _edits(options, model, source, target)
     started = time.perf_counter()
     inverted = _invert(options, model, source)
     numbers = {**_kept(options, inverted), "invert_seconds": time.perf_counter() - started}
     result = inverted
-    if target:
+    if target is not None:
         started = time.perf_counter()
-        result = _edit(options, inverted, target)
+        result = _edit(inverted, target, edits)
         numbers["edit_seconds"] = time.perf_counter() - started
     write_picture(options.output, result, force=options.force)
     print(f'"{source}": {inverted.note}')
@@ -94,12 +97,27 @@ def _texts(options: argparse.Namespace) -> tuple[Denoiser, str, str | None]:
     _early.check_model(options.model)
     for target in options.prompts[prompts_needed:]:
         _early.check_edit(options, None if options.suggest else options.prompts[0], target)
+    if len(options.prompts) == prompts_needed:
+        _early.check_no_edit(options)
     from p2p_lab.inversion import suggest_prompt
     from p2p_lab.models import load
 
     model = load(options.model, options.device)
     source = suggest_prompt(model, options.picture) if options.suggest else options.prompts[0]
     return model, source, next(iter(options.prompts[prompts_needed:]), None)
+
+
+def _edits(
+    options: argparse.Namespace, model: Denoiser, source: str, target: str
+) -> Sequence[Edit]:
+    """Return the edits, compiled once before the inversion: a wrong word costs no time."""
+    from p2p_lab.edits import compile_edits
+
+    before, after = model.prompt(source), model.prompt(target)
+    edits, _ = make_edits(options, before, after)
+    steps = model.defaults.steps if options.steps is None else options.steps
+    compile_edits(edits, before, after, steps)
+    return edits
 
 
 def _invert(options: argparse.Namespace, model: Denoiser, source: str) -> Run:
@@ -118,11 +136,9 @@ def _invert(options: argparse.Namespace, model: Denoiser, source: str) -> Run:
     )
 
 
-def _edit(options: argparse.Namespace, inverted: Run, target: str) -> Run:
+def _edit(inverted: Run, target: str, edits: Sequence[Edit]) -> Run:
     from p2p_lab.sampling import edit
 
-    assert inverted.model is not None
-    edits, _ = make_edits(options, inverted.prompt, inverted.model.prompt(target))
     return edit(inverted, target, edits)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p_lab.commands._files import write_whole
+from p2p_lab.files import check_may_write
 
 FOLDER = Path("p2p_lessons")
 DIGEST = "written"
@@ -86,11 +87,13 @@ def write_lessons(folder: Path, *, solutions: bool = False) -> Written:
 
     Raises:
         NotADirectoryError: If the folder is a file.
+        PermissionError: If there is no right to write in it.
         FileNotFoundError: If the installation holds no lessons.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file. Name a folder for the lessons.")
     lessons = originals()
+    check_may_write(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wrote, kept = [], []
     for path in lessons:

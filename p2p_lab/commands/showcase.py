@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_lab.commands import _early
-from p2p_lab.commands._files import check_writable, write_whole
+from p2p_lab.commands._files import write_whole
+from p2p_lab.files import check_may_write
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
@@ -80,16 +81,14 @@ def run(options: argparse.Namespace) -> int:
     options.guidance = None
     _early.check_numbers(options)
     _early.check_model(options.model)
+    check_may_write(options.folder)
+    today = date.today().isoformat()
+    picture = _picture(options, today)
     from p2p_lab.figures import show_pictures, to_png
     from p2p_lab.models import load
 
     model = load(options.model, options.device)
     options.folder.mkdir(parents=True, exist_ok=True)
-    today = date.today().isoformat()
-    name = re.sub(r"[^\w.-]+", "-", model.name).strip("-")
-    picture = options.folder / f"{name}-{today}.png"
-    for path in (picture, picture.with_suffix(".json")):
-        check_writable(path, (".png", ".json"), force=options.force)
     runs, seconds = draw(model, options.seed, options.steps)
     made = Showcase(picture, _facts(model, runs["source"], seconds, today))
     figure = show_pictures(list(runs.values()), [f"{k}: {r.prompt.text}" for k, r in runs.items()])
@@ -98,6 +97,24 @@ def run(options: argparse.Namespace) -> int:
     write_whole(picture.with_suffix(".json"), text.encode(), force=options.force)
     print(f"{made}\nwrote {picture} and {picture.with_suffix('.json').name}")
     return 0
+
+
+def _picture(options: argparse.Namespace, today: str) -> Path:
+    """Return where today's strip of a model is to be.
+
+    Raises:
+        FileExistsError: If there is one, and it must not be replaced.
+    """
+    from p2p_lab.models.loading import name_of
+
+    name = re.sub(r"[^\w.-]+", "-", name_of(options.model)).strip("-")
+    picture: Path = options.folder / f"{name}-{today}.png"
+    for path in (picture, picture.with_suffix(".json")):
+        if path.exists() and not options.force:
+            raise FileExistsError(
+                f"{path} exists already. Name another --folder, or add --force to replace it."
+            )
+    return picture
 
 
 def draw(model: Denoiser, seed: int, steps: int | None) -> tuple[dict[str, Run], dict[str, float]]:

@@ -10,6 +10,7 @@ from p2p_lab.edits.blend import LocalBlend
 from p2p_lab.edits.plan import EditPlan
 from p2p_lab.tokens import Prompt, word_blocks
 from p2p_lab.tokens.alignment import Compat, needleman_wunsch, spoken
+from p2p_lab.tokens.prompt import check_prompts
 from p2p_lab.tokens.words import normal
 
 
@@ -39,11 +40,12 @@ def compile_edits(
     Raises:
         AlignmentError: If a word is not in its prompt, or the prompts cannot be aligned.
         ValueError: If there are too many aligners or blends, or the prompts do not fit.
-        TypeError: If something in the list is no edit.
+        TypeError: If something in the list is no edit, or a prompt is a text.
     """
     edits = _checked(edits)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"A schedule has at least 1 step, a whole number; got {steps!r}.")
+    check_prompts(source=source, target=target)
     if len(source) != len(target):
         raise ValueError(
             f"The source has {len(source)} token positions and the target {len(target)}. Build "
@@ -87,7 +89,9 @@ def default_edits(source: Prompt, target: Prompt) -> tuple[tuple[Edit, ...], str
 
     Raises:
         AlignmentError: If the prompts share no word to hold on to.
+        TypeError: If a prompt is a text.
     """
+    check_prompts(source=source, target=target)
     before, after = [[normal(w) for w in prompt.words] for prompt in (source, target)]
     if before == after:
         return (Refine(),), (

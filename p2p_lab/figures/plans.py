@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from p2p_lab.edits import EditPlan
 from p2p_lab.figures._style import (
     CMAP,
     DIVERGING,
@@ -27,9 +28,10 @@ from p2p_lab.figures._style import (
     describe,
     new_figure,
 )
+from p2p_lab.tokens.alignment import check_alignment
+from p2p_lab.tokens.prompt import check_prompts
 
 if TYPE_CHECKING:
-    from p2p_lab.edits import EditPlan
     from p2p_lab.tokens import Alignment, Prompt
 
 MOST_TOKENS = 40
@@ -44,7 +46,11 @@ def show_alignment(alignment: Alignment, ax: Axes | None = None) -> Drawn:
 
     A target token without a source partner keeps its own attention; its column is hatched and
     marked "new". Padding is left out. The number in a cell is its share; a column sums to 1.
+
+    Raises:
+        TypeError: If something else is given in its place.
     """
+    check_alignment(alignment)
     source, target = alignment.source, alignment.target
     table = _table(alignment.mapper)[: source.end, : target.end]  # (L_src, L_tgt)
     ax, drawn = axes_or_new(ax, 1.6 + 0.42 * target.end, 1.3 + 0.36 * source.end)
@@ -86,7 +92,11 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
     Args:
         plan: An `EditPlan`.
         target: The target `Prompt`, for the tokens' names; by default the plan's own if it has one.
+
+    Raises:
+        TypeError: If something else is given in their place.
     """
+    _check_plan(plan, target)
     target = target if target is not None else plan.target
     gains = [_table(plan.source_gain), _table(plan.target_gain)]  # (T, L) each
     steps, length = gains[0].shape
@@ -112,6 +122,16 @@ def show_plan(plan: EditPlan, target: Prompt | None = None) -> LabFigure:
         _draw_spans(ax, spans, steps)
     describe(figure, _plan_alt(gains[0][:, :shown], names, spans))
     return figure
+
+
+def _check_plan(plan: Any, target: Any) -> None:
+    if not isinstance(plan, EditPlan):
+        raise TypeError(
+            f"plan is a {type(plan).__name__}, not an EditPlan: an edited run has one, run.plan, "
+            "and compile_edits makes one."
+        )
+    if target is not None:
+        check_prompts(target=target)
 
 
 def _spans(plan: EditPlan, steps: int) -> list[tuple[str, int, int]]:

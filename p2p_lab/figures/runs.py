@@ -17,6 +17,7 @@ from p2p_lab.figures._style import (
     show_picture,
 )
 from p2p_lab.figures.maps import overlay
+from p2p_lab.sampling.runs import checked_run
 
 if TYPE_CHECKING:
     from p2p_lab.models import Denoiser
@@ -42,6 +43,7 @@ def show_trajectory(run: Run, *, columns: int = 7) -> LabFigure:
     Raises:
         ValueError: If the run was loaded without its model, which is needed to decode.
     """
+    checked_run(run)
     if run.model is None:
         raise ValueError(
             "Latents can only be drawn with the model that decodes them, and this run was loaded "
@@ -82,6 +84,7 @@ def show_blend(run: Run, *, columns: int = 7) -> LabFigure:
     Raises:
         ValueError: If the run has no masks.
     """
+    checked_run(run)
     if run.masks is None or run.plan is None or run.plan.blend is None:
         raise ValueError(
             "This run has no masks: it was not made with a LocalBlend. Add "

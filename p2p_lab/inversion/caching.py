@@ -20,9 +20,11 @@ from torch import Tensor
 
 from p2p_lab import __version__
 from p2p_lab.files import OLD, clear_drafts, drafts, size_of
+from p2p_lab.inversion.jobs import is_number
 from p2p_lab.models import Denoiser
 from p2p_lab.models.identity import bytes_of, digest_of
 from p2p_lab.sampling import Run
+from p2p_lab.warn import warn_caller
 
 LIMIT = 2 * 2**30
 SUFFIX = ".safetensors"
@@ -48,11 +50,18 @@ class InversionCache:
     folder: Path = field(default_factory=cache_folder)
     limit: int = LIMIT
 
+    def __post_init__(self) -> None:
+        if not is_number(self.limit, 0):
+            raise ValueError(
+                f"limit={self.limit!r} is not possible: give the number of bytes that the folder "
+                "may hold."
+            )
+
     def get_or_make(self, key: str, model: Denoiser, make: Callable[[], Run]) -> Run:
         """Return the run kept under a key, or make it and keep it.
 
         A file that is damaged is thrown away and made again; a folder or file that cannot be read
-        or written does no harm, and a full disk does not lose the inversion.
+        or written does no harm and is a warning, and a full disk does not lose the inversion.
         """
         path = self.folder / (key + SUFFIX)
         run = self._get(path, model)
@@ -103,8 +112,13 @@ class InversionCache:
     def _put(self, run: Run, path: Path) -> None:
         tape = 0 if run.tape is None else run.tape.nbytes
         try:
-            run.save(path, tape=tape <= self.limit // 4)
-        except OSError:
+            run.save(path, tape=tape <= self.limit // 4, replace=True)
+        except OSError as error:
+            why = error.strerror or "its disk may be full"
+            warn_caller(
+                f"The inversion is not kept: the folder {self.folder} cannot be written ({why}). "
+                "Give cache= another folder, or False."
+            )
             return
         self._shrink(keep=path)
 

@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from p2p_lab.inversion.jobs import InversionContext
+from p2p_lab.inversion.jobs import InversionContext, is_number
 from p2p_lab.sampling import noise_of
+from p2p_lab.sampling.runs import checked_seed
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,18 @@ class EditFriendly:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.skip < 1:
+        if not is_number(self.skip, 0, 1):
             raise ValueError(
-                f"skip={self.skip} is not possible: give the share of steps to skip, from 0 to "
+                f"skip={self.skip!r} is not possible: give the share of steps to skip, from 0 to "
                 "less than 1."
             )
-        if self.source_guidance is not None and self.source_guidance < 1:
+        scale = self.source_guidance
+        if scale is not None and not is_number(scale, 1):
             raise ValueError(
-                f"source_guidance={self.source_guidance} is not possible: 1 is no guidance."
+                f"source_guidance={scale!r} is not possible: give a number from 1 (no guidance) "
+                "on, or None."
             )
+        checked_seed(self.seed)
 
     def start(self, steps: int) -> int:
         """Return the first step that is run."""

@@ -25,6 +25,8 @@ from p2p_lab.inversion.jobs import InversionContext, Report
 from p2p_lab.inversion.null_text import NullText, check_gradients, null_text
 from p2p_lab.inversion.pictures import Fit, load_image, to_tensor
 from p2p_lab.models import Denoiser
+from p2p_lab.models.damage import refuse_damaged
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, SamplingJob, Trajectory
 from p2p_lab.sampling.loop import CancelToken, OnStep
 from p2p_lab.sampling.settings import Record, Settings, Size
@@ -102,7 +104,7 @@ def invert(
             f"negative={negative!r} was given too. Leave it out, or use method='null-text'."
         )
     twice = 2 if name == "edit-friendly" else 1
-    defaults = model.defaults
+    defaults = checked_model(model).defaults
     settings = Settings.of(
         model,
         defaults.steps * twice if steps is None else steps,
@@ -139,7 +141,12 @@ def _cache(cache: Any) -> InversionCache | None:
         ValueError: If it is something else.
     """
     if isinstance(cache, (str, os.PathLike)) and os.fspath(cache):
-        return InversionCache(Path(cache).expanduser())
+        folder = Path(cache).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(
+                f"cache={str(cache)!r:.80} is not possible: it is a file. Give a folder."
+            )
+        return InversionCache(folder)
     if cache is None or isinstance(cache, bool):
         return InversionCache() if cache else None
     if not isinstance(cache, InversionCache):
@@ -211,10 +218,25 @@ class InversionJob:
                 settings.guidance_scale,
                 Report(self._total(), callbacks),
             )
-            latents = _finite(model.encode(self.pixels), "while the picture was encoded")
+            latents = self._finite(model.encode(self.pixels), "while the picture was encoded")
             trajectory = self._measure(job, latents)
-            _finite(trajectory.latents, "while the way to noise was measured")
+            self._finite(trajectory.latents, "while the way to noise was measured")
             return self._draw(job, trajectory)
+
+    def _finite(self, values: Tensor, when: str) -> Tensor:
+        """Return latents as they are.
+
+        Raises:
+            ValueError: If one is NaN or infinite.
+        """
+        if bool(torch.isfinite(values).all()):
+            return values
+        refuse_damaged(self.model, "inversion")
+        raise ValueError(
+            f"Numbers that are not finite came up {when}, so there is no inversion: the model "
+            f"overflows in {values.dtype}, or its weights are damaged. Load it with "
+            "dtype=torch.float32, or take another copy of it."
+        )
 
     def _total(self) -> int:
         """Return how many steps are reported: measuring, tuning, drawing."""
@@ -297,18 +319,3 @@ class InversionJob:
             model=model,
             model_name=model.name,
         )
-
-
-def _finite(values: Tensor, when: str) -> Tensor:
-    """Return latents or pixels as they are.
-
-    Raises:
-        ValueError: If one is NaN or infinite.
-    """
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"Numbers that are not finite came up {when}, so there is no inversion: the model "
-            f"overflows in {values.dtype}, or its weights are damaged. Load it with "
-            "dtype=torch.float32, or take another copy of it."
-        )
-    return values

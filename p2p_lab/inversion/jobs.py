@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,13 @@ from p2p_lab.tokens import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def is_number(value: object, low: float, below: float = math.inf) -> bool:
+    """Return whether a setting is a number from `low` to less than `below`, and so a finite one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return bool(low <= value < below)  # type: ignore[operator]
 
 
 @dataclass(eq=False)

@@ -9,16 +9,19 @@ they are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from p2p_lab.inversion.jobs import InversionContext
+from p2p_lab.inversion.jobs import InversionContext, is_number
+from p2p_lab.models.damage import refuse_damaged
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,17 @@ class NullText:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.inner_steps < 0 or self.learning_rate <= 0 or self.goal < 0:
+        if not (isinstance(self.inner_steps, Integral) and is_number(self.inner_steps, 0)):
             raise ValueError(
-                "Null-text inversion needs inner_steps ≥ 0, learning_rate > 0 and goal ≥ 0, got "
-                f"{self.inner_steps}, {self.learning_rate} and {self.goal}."
+                f"inner_steps={self.inner_steps!r} is not possible: give a whole number of Adam's "
+                "steps, from 0 on."
+            )
+        rate, goal, growth = self.learning_rate, self.goal, self.goal_growth
+        possible = is_number(rate, 0) and rate > 0 and is_number(goal, 0)
+        if not (possible and is_number(growth, -sys.float_info.max)):
+            raise ValueError(
+                "Null-text inversion needs learning_rate > 0, goal ≥ 0 and a goal_growth, all "
+                f"finite, got {rate!r}, {goal!r} and {growth!r}."
             )
 
     def check(self, guidance_scale: float) -> None:
@@ -191,6 +201,7 @@ def _tune(
         variable.grad = gradient / error.numel()
         adam.step()
     if best.loss == float("inf"):
+        refuse_damaged(job.model, "inversion")
         raise ValueError(
             f"Null-text inversion met numbers that are not finite at step {step}: the model "
             "overflows in this precision. Load it with dtype=torch.float32 or torch.bfloat16."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2p_lab.inversion.pictures import Fit, load_image
 from p2p_lab.models import Denoiser
+from p2p_lab.models.denoiser import checked_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,7 @@ def suggest_prompt(
     Raises:
         ValueError: If no captioner is given for a model of another world, or nothing known is seen.
     """
+    checked_model(model)
     fit: Fit = "pad"
     if captioner is None:
         captioner, fit = captioner_for(model), "crop"  # what `invert` will keep of the picture

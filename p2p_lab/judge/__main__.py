@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from p2p_lab.files import sha256_of, whole_lines
+from p2p_lab.files import check_may_write, sha256_of, whole_lines
 from p2p_lab.judge.labels import Labels
 from p2p_lab.judge.measure import best_threshold, collect, measure
 from p2p_lab.judge.network import PICTURE_SIZES, JudgeNet
@@ -18,6 +18,10 @@ from p2p_lab.judge.reading import save_judge
 from p2p_lab.judge.train import STAGE, JudgeConfig, train
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.splits import JUDGE_TEST, JUDGE_TUNING
+from p2p_lab.training.options import failing, refusing
+from p2p_lab.training.ranges import RANGES, Range
+
+TESTED = Range(2, JUDGE_TEST.stop - JUDGE_TEST.start, whole=True)  # half as many choose a threshold
 
 
 def main() -> None:
@@ -25,26 +29,35 @@ def main() -> None:
     parser = argparse.ArgumentParser("p2p_lab.judge", description=main.__doc__)
     parser.add_argument("--world", choices=sorted(WORLDS), default="small")
     parser.add_argument("--picture-size", type=int, choices=PICTURE_SIZES, default=64)
-    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--minutes", type=RANGES["minutes"], default=12.0)
     parser.add_argument(
-        "--pictures", type=int, default=0, help="train on so many, not by the clock"
+        "--pictures", type=RANGES["pictures"], default=0, help="train on so many, not by the clock"
     )
-    parser.add_argument("--test", type=int, default=4096, help="pictures to measure on")
+    parser.add_argument("--test", type=TESTED, default=4096, help="pictures to measure on")
     parser.add_argument("--out", type=Path, default=Path("runs/judge"), help="checkpoint and log")
     parser.add_argument("--save", type=Path, help="folder of the finished judge")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=RANGES["seed"], default=0)
     options = parser.parse_args()
     target = options.save or options.out / "judge"
     if target.exists():
         parser.error(f"{target} exists; choose another --save folder.")
+    with refusing(parser):
+        check_may_write(options.out)
+        check_may_write(target)
+        config = JudgeConfig(
+            options.world,
+            options.minutes,
+            options.pictures,
+            seed=options.seed,
+            picture_size=options.picture_size,
+        )
     torch.set_num_threads(1)
-    config = JudgeConfig(
-        options.world,
-        options.minutes,
-        options.pictures,
-        seed=options.seed,
-        picture_size=options.picture_size,
-    )
+    with failing(parser):
+        _make(config, options, target)
+
+
+def _make(config: JudgeConfig, options: argparse.Namespace, target: Path) -> None:
+    """Train, measure and save a judge, and print its scores."""
     net = train(config, options.out)
     labels = Labels.of_world(WORLDS[config.world])
     threshold, scores = grade(net, config, labels, options.test)

@@ -187,6 +187,7 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
 
     Raises:
         FileExistsError: If the folder is there: a published version never changes.
+        FloatingPointError: If a weight is not finite in half precision.
     """
     if folder.exists():
         raise FileExistsError(
@@ -197,6 +198,11 @@ def save_judge(net: JudgeNet, labels: Labels, folder: Path, facts: dict[str, Any
         for name, t in net.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    if broken := [name for name, t in tensors.items() if not bool(torch.isfinite(t).all())]:
+        raise FloatingPointError(
+            f"The judge is not saved: its weight {broken[0]} is not finite in half precision. "
+            "Train it again with a lower learning rate, or with another --seed."
+        )
     with whole_folder(folder) as draft:
         save_file(tensors, draft / "judge.safetensors")
         (draft / "judge.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner

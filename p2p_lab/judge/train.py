@@ -24,6 +24,7 @@ from p2p_lab.judge.network import MASK_SIZE, Answers, JudgeNet
 from p2p_lab.scenes import WORLDS, render, sample_scene
 from p2p_lab.scenes.splits import JUDGE_TRAINING, Split
 from p2p_lab.training.checkpoint import begin_run
+from p2p_lab.training.ranges import check_ranges
 from p2p_lab.training.stage import Stage, run_stage
 
 STAGE = "network"  # the folder of checkpoints and log
@@ -56,6 +57,10 @@ class JudgeConfig:
     ema: float = 0.998
     seed: int = 0
     picture_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        JUDGE_TRAINING.seed(self.seed * SCENES_A_RUN + max(0, self.pictures - 1))
 
     def digest(self) -> str:
         """Return a short hash of all that must agree between a run and its resumption."""

@@ -24,6 +24,16 @@ def to_numbers(values: Any) -> NDArray[Any]:
     return np.asarray(values)
 
 
+def check_no_nan(values: NDArray[Any], name: str) -> None:
+    """Refuse values among which no order is known; infinite ones have one.
+
+    Raises:
+        ValueError: If one is NaN.
+    """
+    if bool(np.isnan(values).any()):
+        raise ValueError(f"{name} holds NaN, which is no number. Look for a failed run.")
+
+
 def to_picture(values: Any, name: str) -> Floats:
     """Return one picture as floats in 0…1, (H, W, C)."""
     array = to_numbers(values)
@@ -40,6 +50,8 @@ def to_picture(values: Any, name: str) -> Floats:
         raise ValueError(
             f"{name} holds NaN or infinite values. Look for a failed run (half dtype?)."
         )
+    if floats.size == 0:
+        raise ValueError(f"{name} has no pixel, got shape {array.shape}. Pass a picture.")
     low, high = floats.min(initial=0.0), floats.max(initial=0.0)
     if low < -BEYOND or high > 1 + BEYOND:
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p_lab.metrics._arrays import Floats, to_mask, to_numbers
+from p2p_lab.metrics._arrays import Floats, check_no_nan, to_mask, to_numbers
 
 
 def mask_iou(predicted: Any, truth: Any, *, threshold: float | None = None) -> float:
@@ -26,6 +26,8 @@ def mask_iou(predicted: Any, truth: Any, *, threshold: float | None = None) -> f
     """
     values, target = to_numbers(predicted), to_numbers(truth)
     if threshold is not None:
+        check_no_nan(values, "The map")
+        check_no_nan(np.asarray(threshold), "The threshold")
         values = values > threshold * values.max()
     a, b = to_mask(values, values.shape), to_mask(target, values.shape)
     union = int((a | b).sum())
@@ -36,6 +38,7 @@ def _points_inside(heat: NDArray[Any], mask: NDArray[Any]) -> bool:
     """Return whether the maximum of a map (h, w) lies in a mask (H, W), at the cell's centre."""
     if heat.ndim != 2 or mask.ndim != 2:
         raise ValueError(f"Maps and masks must be 2-D, got {heat.shape} and {mask.shape}.")
+    check_no_nan(heat, "A map")
     peak = np.unravel_index(int(np.argmax(heat)), heat.shape)
     row, column = (
         int((p + 0.5) * m / n) for p, n, m in zip(peak, heat.shape, mask.shape, strict=True)
@@ -76,6 +79,8 @@ def rank_correlation(x: Any, y: Any) -> float:
             "A rank correlation needs two sequences of one length, at least 2, got "
             f"{first.size} and {second.size}."
         )
+    check_no_nan(first, "The first sequence")
+    check_no_nan(second, "The second sequence")
     a, b = _ranks(first), _ranks(second)
     a, b = a - a.mean(), b - b.mean()
     spread = float(np.sqrt((a @ a) * (b @ b)))

@@ -76,9 +76,14 @@ def ssim_map(a: Any, b: Any, *, width: int = 11, sigma: float = 1.5) -> Floats:
     weights, c₁ = 0.01², c₂ = 0.03² (Wang et al. 2004), averaged over the channels.
 
     Raises:
-        ValueError: If the pictures are smaller than the window.
+        ValueError: If there is no such window, or the pictures are smaller than it.
     """
     first, second = to_pair(a, b)
+    if width < 1 or not 0 < sigma < np.inf:
+        raise ValueError(
+            f"SSIM's window needs a width from 1 on and a finite sigma above 0, got {width} and "
+            f"{sigma}."
+        )
     if min(first.shape[:2]) < width:
         raise ValueError(
             f"SSIM needs pictures of at least {width} × {width} pixels, got {first.shape[:2]}. "

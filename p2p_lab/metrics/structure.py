@@ -47,6 +47,8 @@ def structure_distance(a: Any, b: Any, *, patch: int = 8) -> float:
     published DINO distances; it ignores brightness, contrast and the colour of an area.
     """
     first, second = to_pair(a, b)
+    if patch < 1:
+        raise ValueError(f"patch={patch} is not possible: give a side in pixels, from 1 on.")
     if min(first.shape[:2]) < 2 * patch:
         raise ValueError(
             f"The structure distance needs at least 2 × 2 patches of {patch} pixels, got a picture "

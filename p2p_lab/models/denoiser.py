@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+from p2p_lab.models.errors import ModelError
 
 if TYPE_CHECKING:
     from p2p_lab.tokens import Prompt
@@ -148,3 +150,22 @@ class Denoiser(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn pictures (B, 3, H, W) in [0, 1] into latents: the mean, without noise."""
+
+
+def checked_model(value: Any, belongs: str = "") -> Denoiser:
+    """Return a model as it is.
+
+    Args:
+        value: What stands in a model's place.
+        belongs: Where else it may belong, as a sentence.
+
+    Raises:
+        ModelError: If it is something else, such as a model's name.
+    """
+    if hasattr(value, "predict"):
+        return cast(Denoiser, value)
+    text = f" ({value!r:.60})" if isinstance(value, str) else ""
+    raise ModelError(
+        f"model is a {type(value).__name__}{text}, not a model: `load` opens one, by its name, "
+        f"from its folder or from a pipeline of diffusers. {belongs}".rstrip()
+    )

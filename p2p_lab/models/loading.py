@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from p2p_lab.devices import cpu_by_default
+from p2p_lab.models.cards import read_card
 from p2p_lab.models.denoiser import Denoiser
 from p2p_lab.models.errors import ModelError, first_line
 from p2p_lab.models.hub import fetch
@@ -71,10 +72,21 @@ def load(
     return model
 
 
+def name_of(name_or_path: str) -> str:
+    """Return the name that a model gets when it is opened, without opening it."""
+    bundled = _find_bundled(name_or_path)
+    if bundled is not None:
+        return bundled.relative_to(WEIGHTS).as_posix()
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return str(read_card(path).raw.get("name") or path.name)
+    return path.stem if path.is_file() else name_or_path
+
+
 def _open(name_or_path: Any, device: Any, dtype: Any, config: Any) -> Denoiser:
     if hasattr(name_or_path, "components"):
         return _from_memory(name_or_path, device, dtype, config)
-    where = _device(device)
+    where = usable_device(device)
     bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
     if bundled is not None:
         called = bundled.relative_to(WEIGHTS).as_posix()
@@ -137,7 +149,12 @@ def _from_hub(name: str, dtype: torch.dtype) -> Path:
     return fetch(name, dtype)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Return a device that this machine has; None takes the best one.
+
+    Raises:
+        ModelError: If it cannot be used here.
+    """
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

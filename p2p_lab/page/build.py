@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 
 from p2p_lab import __version__
-from p2p_lab.files import remove_folder, sha256_of, whole_folder
+from p2p_lab.files import check_may_write, remove_folder, sha256_of, whole_folder
 from p2p_lab.models import Denoiser
 from p2p_lab.models.identity import digest_of
 from p2p_lab.models.loading import WEIGHTS
@@ -32,7 +32,7 @@ from p2p_lab.page.export import (
 from p2p_lab.page.networks import checked
 from p2p_lab.page.packing import ENDING, HALF, pack_file
 from p2p_lab.page.pictures import write_pictures
-from p2p_lab.page.runtime import VERSION, runtime
+from p2p_lab.page.runtime import VERSION, check_given, runtime
 
 HERE = Path(__file__).parent
 SITE = HERE / "site"
@@ -60,10 +60,12 @@ def build_page(
 
     Raises:
         PageError: If something to build with is missing, or the folder holds something else.
+        OSError: If the folder cannot be written.
         ValueError: If the page cannot run the model.
     """
     check_exporters()
     check_folder(folder)
+    check_given(archive)
     network = open_for_export(model)
     checked(network)
     files = runtime(archive)
@@ -113,7 +115,9 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         PageError: If it holds something else.
+        OSError: If it cannot be written.
     """
+    check_may_write(folder.absolute().parent)
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / LIST).is_file()):
         return
     if folder.exists():
@@ -146,6 +150,7 @@ def write_list(folder: Path) -> dict[str, Any]:
 def cached_page(model: str | None = None, *, archive: Path | None = None) -> Path:
     """Return a page of a model in the user's cache, built if there is none of this version."""
     check_exporters()
+    check_given(archive)
     network = open_for_export(model)
     mark = hashlib.sha256(f"{mark_of(network)} {VERSION}".encode())
     for path in sorted(path for path in SITE.rglob("*") if path.is_file()):

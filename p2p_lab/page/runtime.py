@@ -50,11 +50,12 @@ def runtime(archive: Path | None = None) -> Path:
     Raises:
         PageError: If npm is missing or fails, or the package is not the pinned one.
     """
+    check_given(archive)
     folder = runtime_folder()
     if folder.is_dir():  # it is written whole or not at all
         return folder
     with tempfile.TemporaryDirectory() as place:
-        packed = fetch(Path(place)) if archive is None else archive
+        packed = archive or fetch(Path(place))
         check_archive(packed)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(folder) as draft, tarfile.open(packed) as package:
@@ -93,6 +94,16 @@ def fetch(place: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise PageError(f"npm could not fetch {PACKAGE}: {reason:.200} Try again later, {by_hand}")
     return packed
+
+
+def check_given(archive: Path | None) -> None:
+    """See that a package that was fetched by hand, if one is given, is the pinned one.
+
+    Raises:
+        PageError: If it is not there, or another one.
+    """
+    if archive is not None:
+        check_archive(archive)
 
 
 def check_archive(packed: Path) -> None:

@@ -26,6 +26,7 @@ from p2p_lab.edits.places import is_number
 from p2p_lab.edits.plan import Joint
 from p2p_lab.files import write_new
 from p2p_lab.models import Denoiser
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.models.identity import short_digest, warn_of_another_model
 from p2p_lab.recipes.words import listed
 from p2p_lab.sampling import Run, edit, generate
@@ -137,7 +138,7 @@ class Recipe:
 
     def met(self, model: Denoiser) -> Recipe:
         """Return the recipe for a model at hand; warn if it was made with another one."""
-        warn_of_another_model(model, self.made_by, "This recipe")
+        warn_of_another_model(checked_model(model), self.made_by, "This recipe")
         return self.with_(made_by="")
 
     def edits(self, source: Prompt, target: Prompt) -> list[Edit]:

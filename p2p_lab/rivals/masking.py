@@ -38,7 +38,7 @@ def masked(run: Run, source_words: Words, target_words: Words, *, threshold: flo
         AlignmentError: If a word is not in its prompt.
         ValueError: If the run is no edit, or maps are missing, or no word is named.
     """
-    source, model = run.source, model_of(run)
+    model, source = model_of(run), run.source
     if source is None or source.attention is None or run.attention is None:
         raise ValueError(
             "A mask needs an edit and the maps of both pictures: make the source and the edit with "

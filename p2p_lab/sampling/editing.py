@@ -15,7 +15,7 @@ from p2p_lab.edits import Edit, EditPlan, compile_edits, default_edits
 from p2p_lab.models import Denoiser
 from p2p_lab.sampling.edit_job import EditJob
 from p2p_lab.sampling.loop import CancelToken, OnStep, RunCallbacks
-from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.runs import Run, checked_run
 from p2p_lab.sampling.schedules import Schedule, schedule_for
 from p2p_lab.sampling.settings import Record, Settings, check_guidance
 from p2p_lab.sampling.tape_budget import USUAL
@@ -60,11 +60,12 @@ def edit(
         ValueError: If a setting does not fit; before any sampling.
         Cancelled: If the run was cancelled.
     """
-    if not isinstance(source, Run):
-        raise ValueError(
-            f"source is a {type(source).__name__}, not a Run: `edit` edits one picture, made by "
-            "generate or invert. Use edit_many(sources, text, edits) for several."
-        )
+    checked_run(
+        source,
+        "source",
+        "`edit` edits one picture, made by generate or invert. Use edit_many(sources, text, edits) "
+        "for several.",
+    )
     plan, scale, note = _compiled(source, text, edits, guidance_scale, compat)
     return apply_plan(
         [source],
@@ -106,7 +107,8 @@ def edit_many(  # noqa: D417 - the others are those of `edit`
         ValueError: If a setting does not fit, or the sources differ; before any sampling.
         Cancelled: If the run was cancelled.
     """
-    runs = [] if isinstance(sources, Run) else list(sources)
+    many = isinstance(sources, Iterable) and not isinstance(sources, Run)
+    runs = list(sources) if many else []
     if not runs or not all(isinstance(run, Run) for run in runs):
         raise ValueError(
             "There is nothing to edit: sources is a list of Runs, as generate_many gives. "
@@ -211,8 +213,9 @@ def model_of(run: Run) -> Denoiser:
     """Return a run's model.
 
     Raises:
-        ValueError: If the run was loaded without one.
+        ValueError: If the run was loaded without one, or is no run.
     """
+    checked_run(run)
     if run.model is None:
         raise ValueError(
             f"This run was loaded without its model ({run.model_name}). Load it with "

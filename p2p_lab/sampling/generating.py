@@ -11,6 +11,7 @@ from torch import Tensor
 from p2p_lab.attention import BatchSlices, Controller, find_sites
 from p2p_lab.devices import cpu_by_default
 from p2p_lab.models import Denoiser
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.sampling.loop import (
     CancelToken,
     GuidedConditioning,
@@ -123,7 +124,7 @@ def generate_many(  # noqa: D417 - the others are those of `generate`
         ValueError: If a setting does not fit; before any sampling.
         Cancelled: If the run was cancelled.
     """
-    prompt = model.prompt(text)
+    prompt = checked_model(model).prompt(text)
     settings = Settings.of(model, steps, guidance_scale, size, record, sampler)
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ValueError(

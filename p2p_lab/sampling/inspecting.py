@@ -14,7 +14,7 @@ from torch import Tensor
 from p2p_lab.attention import AttentionStore, RunningMaps, blend_level, blend_sites
 from p2p_lab.sampling.edit_job import EditCacheEntry
 from p2p_lab.sampling.editing import apply_plan, model_of, schedule_of
-from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.runs import Run, checked_run
 from p2p_lab.sampling.schedules import Schedule
 
 
@@ -53,6 +53,7 @@ def latents_at(run: Run, step: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If there is no such step.
     """
+    checked_run(run)
     if not 0 <= step < run.steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {run.steps - 1}.")
     schedule, path = schedule_of(run), run.trajectory.latents.float()
@@ -94,6 +95,7 @@ def maps_at(run: Run, step: int) -> AttentionStore:
     Raises:
         ValueError: If there is no such step, or nothing recorded it.
     """
+    checked_run(run)
     if run.attention is None or not 0 <= step < run.steps:
         raise ValueError(f"There are no maps of step {step}; the run has {run.steps} steps.")
     store = run.attention
@@ -160,6 +162,7 @@ def word_step(run: Run, word: str, step: int, *, occurrence: int | None = None) 
         AlignmentError: If the word is not in the target.
         ValueError: If the run is no edit, or its steps are not at hand.
     """
+    checked_run(run)
     if run.plan is None or run.source is None:
         raise ValueError("This run is no edit, so nothing was copied in it.")
     tokens = run.prompt.tokens_of(word, occurrence)
@@ -188,6 +191,7 @@ def mask_level(run: Run) -> Tensor:
     Raises:
         ValueError: If the run has no local edit by words, or its maps were not recorded.
     """
+    checked_run(run)
     blend = None if run.plan is None else run.plan.blend
     if blend is None or run.source is None or not (blend.source_tokens or blend.target_tokens):
         raise ValueError("This run has no LocalBlend of words, so there is no mask of words.")

@@ -18,6 +18,7 @@ from torch import Tensor
 from p2p_lab.attention import Controller, attached
 from p2p_lab.images import to_image
 from p2p_lab.models import Conditioning, Denoiser
+from p2p_lab.models.damage import refuse_damaged
 from p2p_lab.sampling.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -179,13 +180,13 @@ class SamplingJob:
                 noise_pred = predict(model, schedule, latents, self.conditioning, step)
                 before, latents = latents, self._advance(latents, noise_pred, step)
                 latents = after_step(step, latents)
-                check_finite(latents, begun, self.conditioning, controller, f"after step {step}")
+                self._check_finite(latents, begun, step)
                 if callbacks.on_step is not None:
                     preview = _previewer(model, schedule, before, noise_pred, step)
                     callbacks.on_step(step, schedule.steps, preview)
                 history.append(latents[-self.count :])
             pixels = model.decode(history[-1])
-            check_decoded(pixels, history[-1])
+            check_decoded(model, pixels, history[-1])
         return pixels
 
     def _advance(self, latents: Tensor, noise_pred: Tensor, step: int) -> Tensor:
@@ -196,8 +197,34 @@ class SamplingJob:
             self.cleans.append(self.schedule.clean(latents, noise_pred, step))
         return self.schedule.advance(latents, noise_pred, step, noise=noise, previous=previous)
 
+    def _check_finite(self, latents: Tensor, begun: float, step: int) -> None:
+        """Refuse to go on with what is no number, and name what can cause it.
 
-def check_decoded(pixels: Tensor, latents: Tensor) -> None:
+        Args:
+            latents: After the step.
+            begun: Largest of the first latents, in units of standard noise.
+            step: For the message.
+
+        Raises:
+            ValueError: If a value is NaN or infinite.
+        """
+        if bool(torch.isfinite(latents).all()):
+            return
+        refuse_damaged(self.model, "picture")
+        plan, guidance = self.controller.plan, torch.as_tensor(self.conditioning.guidance).max()
+        gain = 1.0
+        if plan is not None:
+            gain = float((plan.source_gain.abs() + plan.target_gain.abs()).max())
+        raise ValueError(
+            f"The numbers grew too large to compute with after step {step}, so there is no "
+            f"picture. The settings that can cause it: guidance_scale={float(guidance):.4g}, the "
+            f"largest scale of a Reweight {gain:.4g}, the largest of the first latents "
+            f"{begun:.4g}, precision {latents.dtype}. Usual are 1 to 20, -10 to 10, 5, and "
+            "float32: lower what lies outside, or load the model with dtype=torch.float32."
+        )
+
+
+def check_decoded(model: Denoiser, pixels: Tensor, latents: Tensor) -> None:
     """Refuse pixels that are no numbers, though the latents (B, C, h, w) that made them are.
 
     Raises:
@@ -205,44 +232,12 @@ def check_decoded(pixels: Tensor, latents: Tensor) -> None:
     """
     if bool(torch.isfinite(pixels).all()):
         return
+    refuse_damaged(model, "picture")
     raise ValueError(
         "Numbers that are not finite came up while the picture was decoded, so there is none: its "
         f"latents are too large (up to {float(latents.abs().max()):.4g}; usual are 1 to 10), or "
         f"the autoencoder overflows in {latents.dtype} or is damaged. Lower guidance and weights, "
         "load the model with dtype=torch.float32, or take another copy of it."
-    )
-
-
-def check_finite(
-    values: Tensor,
-    begun: float,
-    conditioning: GuidedConditioning,
-    controller: Controller,
-    when: str,
-) -> None:
-    """Refuse to go on with what is no number, and name the settings that can cause it.
-
-    Args:
-        values: Latents.
-        begun: Largest of the first latents, in units of standard noise.
-        conditioning: Has the guidance.
-        controller: Has the plan.
-        when: For the message.
-
-    Raises:
-        ValueError: If a value is NaN or infinite.
-    """
-    if bool(torch.isfinite(values).all()):
-        return
-    plan = controller.plan
-    guidance = float(torch.as_tensor(conditioning.guidance).max())
-    gain = 1.0 if plan is None else float((plan.source_gain.abs() + plan.target_gain.abs()).max())
-    raise ValueError(
-        f"The numbers grew too large to compute with {when}, so there is no picture. The settings "
-        f"that can cause it: guidance_scale={guidance:.4g}, "
-        f"the largest scale of a Reweight {gain:.4g}, the largest of the first latents "
-        f"{begun:.4g}, precision {values.dtype}. Usual are 1 to 20, -10 to 10, 5, and float32: "
-        "lower what lies outside, or load the model with dtype=torch.float32."
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from p2p_lab.attention import AttentionStore, BatchSlices, Controller, attached, find_sites
 from p2p_lab.models import Conditioning, Denoiser
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.sampling.runs import noise_of
 from p2p_lab.sampling.schedules import schedule_for
 from p2p_lab.tokens import Prompt
@@ -38,7 +39,7 @@ def observe(
     if not 0 <= step < steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {steps - 1}.")
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    schedule = schedule_for(model, "ddim", steps, model.latent_shape(size)[1:])
+    schedule = schedule_for(model, "ddim", steps, checked_model(model).latent_shape(size)[1:])
     with model.lock:
         clean = model.encode(image[None].to(model.device, model.dtype))  # (1, C, h, w)
         noise = noise_of(seed, tuple(clean.shape)).to(clean)

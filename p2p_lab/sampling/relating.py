@@ -16,7 +16,7 @@ from torch import Tensor
 from p2p_lab.attention import Site, UnsupportedAttention, attached, find_sites
 from p2p_lab.attention.tap import AttentionCall
 from p2p_lab.sampling.editing import model_of, schedule_of
-from p2p_lab.sampling.runs import Run
+from p2p_lab.sampling.runs import Run, checked_run
 from p2p_lab.tokens import Prompt
 
 
@@ -107,6 +107,7 @@ def relations_at(run: Run, step: int, *, site: str | None = None) -> Relations:
         UnsupportedAttention: If in this model only places ask.
         ValueError: If there is no such step or site, or the run was loaded without its model.
     """
+    checked_run(run)
     if not 0 <= step < run.steps:
         raise ValueError(f"There is no step {step}: steps go from 0 to {run.steps - 1}.")
     model, latents = model_of(run), run.trajectory.latents[step]

@@ -175,9 +175,9 @@ class Run:
         h, w = self.trajectory.latents.shape[-2:]
         return f"{self.plan}\n{self.plan.touches(find_sites(self.model.module, (h, w)))}"
 
-    def save(self, path: str | Path, *, tape: bool = True) -> Path:
+    def save(self, path: str | Path, *, tape: bool = True, replace: bool = False) -> Path:
         """Write the whole run to one file; see `p2p_lab.sampling.saving`."""
-        return save_run(self, path, tape=tape)
+        return save_run(self, path, tape=tape, replace=replace)
 
     @staticmethod
     def load(path: str | Path, model: Denoiser | None = None) -> Run:
@@ -229,6 +229,23 @@ class Run:
             f'style="image-rendering:auto" src="data:image/png;base64,{data}">'
             f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
         )
+
+
+def checked_run(value: Any, name: str = "run", use: str = "") -> Run:
+    """Return a run as it is.
+
+    Args:
+        value: What stands in a run's place.
+        name: The argument's name.
+        use: What is done with it, as the end of a sentence.
+
+    Raises:
+        ValueError: If it is something else, such as a prompt or a model.
+    """
+    if not isinstance(value, Run):
+        what = use or "generate, invert and edit make one."
+        raise ValueError(f"{name} is a {type(value).__name__}, not a Run: {what}")
+    return value
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -48,24 +48,28 @@ class SavedFile:
     runs: tuple[SavedRun, ...]
 
 
-def save_run(run: Run, path: str | Path, *, tape: bool = True) -> Path:
+def save_run(run: Run, path: str | Path, *, tape: bool = True, replace: bool = False) -> Path:
     """Write a run, with the run it was edited from.
 
     Args:
         run: What to write.
-        path: The file; `.safetensors` is usual.
+        path: The file; `.safetensors` is usual. A saved run that lies there is replaced.
         tape: Whether to write the tapes, by far the largest part.
+        replace: Whether a file that is no saved run is replaced too.
 
     Returns:
         The path.
 
     Raises:
+        FileExistsError: If the file that lies there is no saved run, and `replace` is off.
+        IsADirectoryError: If the path is a folder.
         OSError: If it cannot be written; a file that was there is still whole.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     parcel, path = Parcel(), Path(path)
+    _check_place(path, replace=replace)
     fields = {
         "format": FORMAT,
         "model_name": run.model_name,
@@ -81,6 +85,30 @@ def save_run(run: Run, path: str | Path, *, tape: bool = True) -> Path:
     except SafetensorError as error:  # its way to say that the disk is full
         raise OSError(f"{path} could not be written: {error}. Free some space.") from error
     return path
+
+
+def _check_place(path: Path, *, replace: bool) -> None:
+    """Raise if a run would be written over something else; see `save_run`."""
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder. Name a file in it, as {path / 'run.safetensors'}."
+        )
+    if path.exists() and not replace and not _is_run(path):
+        raise FileExistsError(
+            f"{path} exists already and is no saved run, so it is not replaced. Choose another "
+            "name, or save with replace=True."
+        )
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a file says in its head that it is a saved run, damaged or not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return _ABOUT in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_run(path: str | Path, model: Denoiser | None = None) -> list[dict[str, Any]]:

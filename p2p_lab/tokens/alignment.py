@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from p2p_lab.devices import cpu_by_default
-from p2p_lab.tokens.prompt import AlignmentError, Prompt
+from p2p_lab.tokens.prompt import AlignmentError, Prompt, check_prompts
 from p2p_lab.tokens.reference import reference_swap_mapper
 from p2p_lab.tokens.words import is_punctuation, normal
 
@@ -88,6 +88,7 @@ def align_words(
 
     Raises:
         AlignmentError: If a paired word is missing, or the prompts share no word to align by.
+        TypeError: If a prompt is a text.
     """
     _same_length(source, target)
     if source.parts:
@@ -164,7 +165,21 @@ def needleman_wunsch(
     return pairs[::-1]
 
 
+def check_alignment(value: Any) -> None:
+    """See that an alignment is one.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, Alignment):
+        raise TypeError(
+            f"alignment is a {type(value).__name__}, not an Alignment: align_words(source, target) "
+            "and align_tokens make one of two prompts."
+        )
+
+
 def _same_length(source: Prompt, target: Prompt) -> None:
+    check_prompts(source=source, target=target)
     if len(source) != len(target):
         raise ValueError(
             f"The source has {len(source)} token positions and the target {len(target)}. Build "
@@ -179,6 +194,7 @@ def word_blocks(source: Prompt, target: Prompt) -> list[Block]:
     Raises:
         AlignmentError: If the prompts differ in length and have no word in common.
     """
+    check_prompts(source=source, target=target)
     before, after = list(range(len(source.words))), list(range(len(target.words)))
     counts = len(spoken(source, before)), len(spoken(target, after))
     if counts[0] != counts[1] and no_common_word(source, target):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from p2p_lab.tokens.alignment import Alignment
+from p2p_lab.tokens.alignment import Alignment, check_alignment
 from p2p_lab.tokens.prompt import AlignmentError
 
 
@@ -24,6 +24,7 @@ def align_by_hand(base: Alignment, links: Iterable[tuple[int, int]]) -> Alignmen
     Raises:
         AlignmentError: If a link names a token that is not there.
     """
+    check_alignment(base)
     rows, columns = base.source.end, base.target.end
     mapper, matched, gain = base.mapper.clone(), base.matched.clone(), base.gain.clone()
     mapper[:, :columns], matched[:columns], gain[:columns] = 0, False, 0
@@ -41,5 +42,6 @@ def align_by_hand(base: Alignment, links: Iterable[tuple[int, int]]) -> Alignmen
 
 def links_of(alignment: Alignment) -> list[tuple[int, int]]:
     """Return an alignment's links before the padding, as `align_by_hand` takes them."""
+    check_alignment(alignment)
     source, target = alignment.source, alignment.target
     return [(i, j) for j in range(target.end) for i in alignment.partners(j) if i < source.end]

@@ -205,6 +205,21 @@ class Prompt:
         return next((stop for stop in stops if normal(self.phrase(first, stop)) == wanted), None)
 
 
+def check_prompts(**prompts: Any) -> None:
+    """See that prompts were read by a tokenizer.
+
+    Raises:
+        TypeError: If one is something else, such as its text.
+    """
+    for name, value in prompts.items():
+        if not isinstance(value, Prompt):
+            text = f" ({value!r:.60})" if isinstance(value, str) else ""
+            raise TypeError(
+                f"{name} is a {type(value).__name__}{text}, not a Prompt: text becomes one by the "
+                "model that is to read it, model.prompt(text)."
+            )
+
+
 def _starts(parts: Sequence[Prompt]) -> list[int]:
     """Return where each part's tokens start among those of all parts."""
     return [sum(len(part) for part in parts[:i]) for i in range(len(parts))]

@@ -8,6 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from p2p_lab.scenes.splits import TRAINING
+from p2p_lab.training.ranges import check_ranges
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -48,6 +51,9 @@ class RunConfig:
     prompt_dropout: float = 0.1
     seed: int = 0
     later: ClassVar[dict[str, Any]] = {}  # by name, the value with which a run hashes as before
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def scale(self) -> int:
@@ -125,6 +131,11 @@ class TrainConfig(RunConfig):
         "cached": 0,
         "prediction": "v_prediction",
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cached:  # the last scene that this seed's cache would hold
+            TRAINING.seed((self.seed + 1) * self.cached - 1)
 
     @property
     def scale(self) -> int:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from p2p_lab.files import sha256_of, whole_folder
+from p2p_lab.models.damage import first_not_finite
 from p2p_lab.scenes import WORLDS
 from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.scenes.vocabulary import DEGREES, OBJECTS
@@ -44,11 +46,27 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
     A text encoder's `config.json` says in which precision it was saved, and transformers obeys it
     where no precision is named; diffusers opens all other parts in float32. The file is made to
     say float32 too, or a text of float16 would meet a U-Net of float32. The weights stay halved.
+
+    Raises:
+        FloatingPointError: If a weight is not finite in half precision.
     """
-    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    halved = pipeline.to(dtype=torch.float16)
+    _check_weights(halved)
+    halved.save_pretrained(folder, safe_serialization=True)
     config = folder / "text_encoder" / "config.json"
     facts = {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"}
     config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_weights(pipeline: Any) -> None:
+    for part, network in pipeline.components.items():
+        weight = first_not_finite(network.state_dict()) if isinstance(network, nn.Module) else ""
+        if weight:
+            raise FloatingPointError(
+                f"The model is not saved: its weight {part}.{weight} is not finite in half "
+                "precision, so it could draw nothing. Train it again with a lower learning rate "
+                "or loss weight, or with another --seed."
+            )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from p2p_lab.models.stable_diffusion import StableDiffusion
 from p2p_lab.scenes.grammar import DETAIL_WORDS
 from p2p_lab.scenes.splits import ENCODERS
 from p2p_lab.training.build import Parts, build, is_same_shape, open_start, take_weights
@@ -62,15 +63,30 @@ def latent_stages(
         yield _sharpening_stage(config, parts, setting)
 
 
+def check_start(config: TrainConfig) -> None:
+    """Refuse a warm start that a run cannot go on from, before the run begins.
+
+    Raises:
+        ModelError: If there is no such model, or its file is damaged.
+        ValueError: If it is of another kind or shape.
+    """
+    if config.warm_start:
+        _build_from(config, open_start(config.warm_start))
+
+
+def _build_from(config: TrainConfig, trained: StableDiffusion | None) -> Parts:
+    if trained is None:
+        return build(config)
+    words = DETAIL_WORDS if config.long_captions else ()
+    parts = build(config, extend_tokenizer(trained.tokenizer, words))
+    take_weights(parts, trained)
+    return parts
+
+
 def prepare(config: TrainConfig) -> Parts:
     """Return a run's parts before its first step, a fixed encoder and a warm start in place."""
     trained = open_start(config.warm_start) if config.warm_start else None
-    if trained is None:
-        parts = build(config)
-    else:
-        words = DETAIL_WORDS if config.long_captions else ()
-        parts = build(config, extend_tokenizer(trained.tokenizer, words))
-        take_weights(parts, trained)
+    parts = _build_from(config, trained)
     if trained is not None and is_same_shape(parts, trained):
         return parts  # with the trained model's own autoencoder
     if config.encoder == "nested":

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from p2p_lab.models.loading import usable_device
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -26,7 +28,13 @@ class Setting:
 
     @classmethod
     def open(cls, out: Path, device: str, workers: int, precision: str) -> Setting:
-        """Begin a run on "auto", "cpu" or "cuda", in precision "no", "bf16" or "fp16"."""
+        """Begin a run on "auto", "cpu" or "cuda", in precision "no", "bf16" or "fp16".
+
+        Raises:
+            ModelError: If the device is not there.
+        """
+        if device != "auto":  # accelerate would take another one in silence
+            usable_device(device)
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
         if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
             torch.set_num_threads(1)

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from p2p_lab.files import append_line
-from p2p_lab.training.checkpoint import ResumeError, load_checkpoint, save_checkpoint
+from p2p_lab.models.damage import first_not_finite
+from p2p_lab.training.checkpoint import (
+    ResumeError,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from p2p_lab.training.optim import Inner, Optimiser, is_matrix
 
 WARMUP_PICTURES = 800
@@ -81,6 +87,13 @@ class Stage:
     inner: Inner = is_matrix
     average: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.pictures <= 0 and not 0 < self.seconds < math.inf:
+            raise ValueError(
+                f"The stage {self.name!r} would never end: it has {self.seconds} seconds and "
+                f"{self.pictures} pictures. Give it a finite time or some pictures, above 0."
+            )
+
 
 def run_stage(
     stage: Stage,
@@ -93,6 +106,9 @@ def run_stage(
     """Train a stage to its end, going on from its last checkpoint.
 
     The averaged weights are in `stage.module` afterwards.
+
+    Raises:
+        FloatingPointError: If a loss, a gradient or a weight is no longer finite.
     """
     folder = folder / stage.name
     optimiser = Optimiser(
@@ -105,33 +121,48 @@ def run_stage(
     stage.average = {n: p.detach().clone() for n, p in _weights(stage.module).items()}
     step, spent = _resume(stage, optimiser, config, folder)
     started, saved = time.monotonic(), spent
-    bar = tqdm(desc=stage.name, unit="pictures", disable=not accelerator.is_main_process)
     batches = stage.batches(step)
     recent: dict[str, float] = {}
-    while True:
-        seconds = spent + _shared(time.monotonic() - started, accelerator)
-        fraction = _fraction(stage, config, step, seconds)
-        done = fraction >= 1
-        if done or seconds - saved > checkpoint_seconds:
-            saved = seconds
-            if accelerator.is_main_process:
-                _save(stage, optimiser, config, folder, step, seconds)
-            accelerator.wait_for_everyone()
-        if done:
-            break
-        loss, numbers = stage.loss(next(batches), step)
-        accelerator.backward(loss)
-        factor = rate_factor(fraction, step * config.batch, config.constant_until)
-        numbers["norm"] = optimiser.step(factor)
-        _move_average(stage, min(config.ema, (1 + step) / (10 + step)))
-        step += 1
-        bar.update(config.batch)
-        recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in numbers.items()}
-        if step % 50 == 0 and accelerator.is_main_process:
-            bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()})
-            _log(folder, step * config.batch, seconds, fraction, recent)
-    bar.close()
+    with tqdm(desc=stage.name, unit="pictures", disable=not accelerator.is_main_process) as bar:
+        while True:
+            seconds = spent + _shared(time.monotonic() - started, accelerator)
+            fraction = _fraction(stage, config, step, seconds)
+            done = fraction >= 1
+            if done or seconds - saved > checkpoint_seconds:
+                saved = seconds
+                if accelerator.is_main_process:
+                    _save(stage, optimiser, config, folder, step, seconds)
+                accelerator.wait_for_everyone()
+            if done:
+                break
+            loss, numbers = stage.loss(next(batches), step)
+            accelerator.backward(loss)
+            factor = rate_factor(fraction, step * config.batch, config.constant_until)
+            numbers["norm"] = optimiser.step(factor)
+            if not math.isfinite(float(loss.detach()) + numbers["norm"]):
+                raise _failure(stage, folder, step, "its loss or its gradient")
+            _move_average(stage, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
+            bar.update(config.batch)
+            recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in numbers.items()}
+            if step % 50 == 0 and accelerator.is_main_process:
+                bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()})
+                _log(folder, step * config.batch, seconds, fraction, recent)
     _use_average(stage)
+
+
+def _failure(stage: Stage, folder: Path, step: int, what: str) -> FloatingPointError:
+    """Return the error for a stage that has nothing left to learn from."""
+    whole = checkpoints(folder)
+    last = (
+        f"The checkpoint {whole[-1]} was written before, and stands."
+        if whole
+        else "None was saved."
+    )
+    return FloatingPointError(
+        f"The stage {stage.name!r} stops at step {step}: {what} is no longer finite. {last} Take "
+        "a lower learning rate or loss weight, or --precision no, and choose another --out folder."
+    )
 
 
 def _shared(seconds: float, accelerator: Accelerator) -> float:
@@ -144,7 +175,7 @@ def _shared(seconds: float, accelerator: Accelerator) -> float:
 
 def _fraction(stage: Stage, config: LoopSettings, step: int, seconds: float) -> float:
     """Return how much of the stage is over, by pictures or by the clock."""
-    if stage.pictures:
+    if stage.pictures > 0:
         return step * config.batch / stage.pictures
     return seconds / stage.seconds
 
@@ -187,6 +218,8 @@ def _save(
     seconds: float,
 ) -> None:
     now = _weights(stage.module)
+    if weight := first_not_finite(now):
+        raise _failure(stage, folder, step, f"the weight {weight}")
     tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in now.items()}
     tensors |= {f"average.{n}": p for n, p in stage.average.items()}
     tensors |= {f"optimiser.{n}": p for n, p in optimiser.state().items()}

@@ -18,6 +18,7 @@ from PIL.Image import Image
 from p2p_lab.edits import Edit
 from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.models import Denoiser, load
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.recipes import Recipe, recipe_of, to_code
 from p2p_lab.recipes.links import read_recipe
 from p2p_lab.sampling import Cancelled, Run
@@ -34,6 +35,7 @@ from p2p_lab.widgets.worker import RequestToken
 
 REST_SECONDS = 0.15  # without a touch, after which the final picture is made
 PAUSE_SECONDS = 0.01  # between two drafts that nobody has asked for: others may want the model
+_IS_SOURCE = "A prompt or a run is the source: EditPanel(source=...)."
 
 
 class EditPanel(Panel):
@@ -75,8 +77,8 @@ class EditPanel(Panel):
         threaded: bool | None = None,
     ) -> None:
         run = source if isinstance(source, Run) else None
-        owner = model or (run.model if run is not None else None)
-        self.model: Denoiser = owner or load()
+        owner = run.model if model is None and run is not None else model
+        self.model: Denoiser = load() if owner is None else checked_model(owner, _IS_SOURCE)
         text = source.prompt.text if isinstance(source, Run) else source
         start = Recipe(text, text if target is None else target, model=self.model.name)
         if isinstance(source, Run):
@@ -102,7 +104,7 @@ class EditPanel(Panel):
             recipe = read_recipe(str(recipe))
         _check_drawn(recipe)
         panel = cls.__new__(cls)
-        panel.model = model or load(recipe.model or None)
+        panel.model = load(recipe.model or None) if model is None else checked_model(model)
         panel._begin(recipe.met(panel.model), None, (), threaded)
         return panel
 

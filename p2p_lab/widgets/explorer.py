@@ -15,6 +15,7 @@ from PIL.Image import Image
 from p2p_lab.attention import AttentionStore
 from p2p_lab.figures import LabFigure, show_maps
 from p2p_lab.sampling import Run, maps_at, pictures_at
+from p2p_lab.sampling.runs import checked_run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.views import MapView, WordView, self_view, tables, word_view
@@ -42,6 +43,7 @@ class AttentionExplorer(Panel):
 
     def __init__(self, run: Run, truth: Mapping[str, Any] | None = None) -> None:
         super().__init__(threaded=False)
+        checked_run(run)
         if run.attention is None:
             raise ValueError(
                 "This run recorded no maps to explore. Make it with record='store' or 'tape'."

@@ -14,6 +14,7 @@ from p2p_lab.figures import LabFigure, show_pictures
 from p2p_lab.inversion import METHODS, Method, invert, load_image, suggest_prompt
 from p2p_lab.metrics import psnr
 from p2p_lab.models import Denoiser, load
+from p2p_lab.models.denoiser import checked_model
 from p2p_lab.models.vocabulary import about_unknown_words
 from p2p_lab.sampling import Run
 from p2p_lab.widgets import style
@@ -22,6 +23,8 @@ from p2p_lab.widgets.edit_panel import EditPanel
 from p2p_lab.widgets.panel import Panel
 from p2p_lab.widgets.saver import uploaded
 from p2p_lab.widgets.worker import RequestToken
+
+_IS_IMAGE = "A picture or its path is the image: InversionPanel(image=...)."
 
 
 class InversionPanel(Panel):
@@ -62,7 +65,7 @@ class InversionPanel(Panel):
         threaded: bool | None = None,
     ) -> None:
         super().__init__(threaded=threaded)
-        self.model: Denoiser = model or load()
+        self.model: Denoiser = load() if model is None else checked_model(model, _IS_IMAGE)
         self.run: Run | None = None
         self.photo: Image.Image | None = None
         self.table: list[tuple[str, float, float]] = []

@@ -16,6 +16,7 @@ from PIL import Image
 from p2p_lab.figures import LabFigure, overlay, show_trajectory
 from p2p_lab.images import to_image
 from p2p_lab.sampling import Run, maps_at, pictures_at, word_step
+from p2p_lab.sampling.runs import checked_run
 from p2p_lab.widgets import style
 from p2p_lab.widgets.edit_fields import words_of_prompt
 from p2p_lab.widgets.panel import Panel
@@ -58,7 +59,7 @@ class StepPanel(Panel):
 
     def __init__(self, run: Run, word: str | None = None) -> None:
         super().__init__(threaded=False)
-        self.run = run
+        self.run = checked_run(run)
         self._kept: dict[tuple[int, str], list[Cell]] = {}
         self._filling = False
         self._play = widgets.Play(
