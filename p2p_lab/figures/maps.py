@@ -196,7 +196,7 @@ def _edge(value: float) -> str:
 def _maps_alt(heats: Mapping[str, Floats], low: float, top: float) -> str:
     """Return which word is strongest and where each looks, in words."""
     places = [f'"{word}" peaks {_where(heat)} at {heat.max():.2f}' for word, heat in heats.items()]
-    return f"Heatmaps of {len(heats)} words on the shared scale {_edge(low)} to {_edge(top)}: " + (
+    return f"{len(heats)} heatmaps on the shared scale {_edge(low)} to {_edge(top)}: " + (
         "; ".join(places) + "."
     )
 
