@@ -155,8 +155,8 @@ def test_a_guess_counts_once_and_the_tally_says_what_was_right() -> None:
     right, wrong = guess("02.radical", OPTIONS), guess("02.window", OPTIONS)
     guess("03.lazy", OPTIONS)
     assert right.chosen is None and right.right is None
-    from_browser(right.buttons, chosen=1)
-    from_browser(wrong.buttons, chosen=0)
+    from_browser(right.buttons, chosen=guessing.ANSWERS["02.radical"])
+    from_browser(wrong.buttons, chosen=(guessing.ANSWERS["02.window"] + 1) % 3)
     assert right.right and wrong.right is False
     assert repr(guesses("02")) == ("You guessed 1 of 2 right: 02.radical. Look again at 02.window.")
     assert repr(guesses()).endswith("Not guessed: 03.lazy.")
