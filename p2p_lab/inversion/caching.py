@@ -20,7 +20,7 @@ from torch import Tensor
 
 from p2p_lab import __version__
 from p2p_lab.files import OLD, clear_drafts, drafts, size_of
-from p2p_lab.inversion.jobs import is_number
+from p2p_lab.inversion.jobs import is_within
 from p2p_lab.models import Denoiser
 from p2p_lab.models.identity import bytes_of, digest_of
 from p2p_lab.sampling import Run
@@ -51,7 +51,7 @@ class InversionCache:
     limit: int = LIMIT
 
     def __post_init__(self) -> None:
-        if not is_number(self.limit, 0):
+        if not is_within(self.limit, 0):
             raise ValueError(
                 f"limit={self.limit!r} is not possible: give the number of bytes that the folder "
                 "may hold."

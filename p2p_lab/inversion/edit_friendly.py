@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from p2p_lab.inversion.jobs import InversionContext, is_number
+from p2p_lab.inversion.jobs import InversionContext, is_within
 from p2p_lab.sampling import noise_of
 from p2p_lab.sampling.runs import checked_seed
 
@@ -36,13 +36,13 @@ class EditFriendly:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not is_number(self.skip, 0, 1):
+        if not is_within(self.skip, 0, 1):
             raise ValueError(
                 f"skip={self.skip!r} is not possible: give the share of steps to skip, from 0 to "
                 "less than 1."
             )
         scale = self.source_guidance
-        if scale is not None and not is_number(scale, 1):
+        if scale is not None and not is_within(scale, 1):
             raise ValueError(
                 f"source_guidance={scale!r} is not possible: give a number from 1 (no guidance) "
                 "on, or None."

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from p2p_lab.edits.places import is_number
 from p2p_lab.images import to_image
 from p2p_lab.models import Conditioning, Denoiser
 from p2p_lab.sampling import (
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def is_number(value: object, low: float, below: float = math.inf) -> bool:
-    """Return whether a setting is a number from `low` to less than `below`, and so a finite one."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    return bool(low <= value < below)  # type: ignore[operator]
+def is_within(value: Any, low: float, below: float = math.inf) -> bool:
+    """Return whether a setting is one finite number from `low` to less than `below`."""
+    return is_number(value) and bool(low <= value < below)
 
 
 @dataclass(eq=False)

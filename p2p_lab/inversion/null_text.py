@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from p2p_lab.inversion.jobs import InversionContext, is_number
+from p2p_lab.inversion.jobs import InversionContext, is_within
 from p2p_lab.models.damage import refuse_damaged
 
 
@@ -44,14 +44,14 @@ class NullText:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.inner_steps, Integral) and is_number(self.inner_steps, 0)):
+        if not (isinstance(self.inner_steps, Integral) and is_within(self.inner_steps, 0)):
             raise ValueError(
                 f"inner_steps={self.inner_steps!r} is not possible: give a whole number of Adam's "
                 "steps, from 0 on."
             )
         rate, goal, growth = self.learning_rate, self.goal, self.goal_growth
-        possible = is_number(rate, 0) and rate > 0 and is_number(goal, 0)
-        if not (possible and is_number(growth, -sys.float_info.max)):
+        possible = is_within(rate, 0) and rate > 0 and is_within(goal, 0)
+        if not (possible and is_within(growth, -sys.float_info.max)):
             raise ValueError(
                 "Null-text inversion needs learning_rate > 0, goal ≥ 0 and a goal_growth, all "
                 f"finite, got {rate!r}, {goal!r} and {growth!r}."
