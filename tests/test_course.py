@@ -354,6 +354,15 @@ def test_a_folder_without_a_course_is_one_sentence_and_exit_code_2(
     assert not folder.exists()
 
 
+def test_hints_of_a_set_that_nobody_handed_in_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course.start_course(tmp_path / "course", sets=["ps1"])
+    assert course.main(["hints", str(tmp_path), "ps1"]) == 2
+    said = capsys.readouterr()
+    assert "Nobody handed in ps1" in said.err and said.err.count("\n") == 1 and not said.out
+
+
 def test_points_that_were_never_graded_are_one_sentence_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

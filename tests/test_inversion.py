@@ -504,6 +504,8 @@ def test_a_cancelled_inversion_leaves_the_model_as_it_was(
         ({"guidance_scale": 0.5}, "guidance_scale=0.5"),
         ({"size": 33}, "multiples of 2"),
         ({"fit": "squeeze"}, "fit='squeeze'"),
+        ({"tape_budget": -1}, "tape_budget=-1 is not possible.*number of bytes"),
+        ({"tape_budget": float("nan")}, "tape_budget=nan"),
     ],
 )
 def test_bad_settings_are_refused_with_a_sentence(

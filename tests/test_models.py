@@ -83,6 +83,12 @@ def test_a_bundled_cascade_is_opened_by_its_name_and_stage(bundled: Path) -> Non
         load("cascade-64/sub", "cpu")
 
 
+@pytest.mark.parametrize("value", [5, object(), ["scenes-128"]])
+def test_what_is_no_models_name_folder_or_pipeline_is_refused_by_its_kind(value: Any) -> None:
+    with pytest.raises(ModelError, match=f"load takes .*got a {type(value).__name__}"):
+        load(value)
+
+
 def test_without_any_bundled_model_the_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

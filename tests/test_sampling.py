@@ -737,6 +737,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "latents": ({"latents": torch.zeros(1, 4, 8, 8)}, r"expected \(1, 4, 16, 16\)"),
     "nan latents": ({"latents": torch.full((1, 4, 16, 16), torch.nan)}, "finite"),
     "integer latents": ({"latents": torch.zeros(1, 4, 16, 16).long()}, "floating-point"),
+    "a budget of no number": ({"tape_budget": float("nan")}, "tape_budget=nan .*number of bytes"),
+    "a budget below nothing": ({"tape_budget": -1}, "tape_budget=-1"),
+    "a budget in words": ({"tape_budget": "1GB"}, "tape_budget='1GB'"),
 }
 
 

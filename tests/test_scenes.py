@@ -226,6 +226,11 @@ def test_the_nearest_words_come_first() -> None:
         (lambda: sample_scene(0, "middle"), "no world named 'middle'"),
         (lambda: parse("a pengin in a field"), "Cannot read 'pengin'.*Did you mean 'penguin'"),
         (lambda: parse("a cat over a dog"), "Cannot read 'cat over a dog'"),
+        (lambda: parse(5), "A caption is a text; got a int: 5"),  # type: ignore[arg-type]
+        (lambda: caption("a cat"), "'a cat' is a str, not a Scene: `parse`"),  # type: ignore[arg-type]
+        (lambda: render("a cat"), "'a cat' is a str, not a Scene: `parse`"),  # type: ignore[arg-type]
+        (lambda: render(["a cat"]), "'a cat' is a str, not a Scene"),  # type: ignore[list-item]
+        (lambda: render(5), "5 is a int, not a Scene"),  # type: ignore[arg-type]
         (lambda: render([]), "no scene to render"),
         (lambda: render(sample_scene(0), 8), "between 16 and 256 pixels; got 8"),
         (lambda: render(sample_scene(0), 300), "between 16 and 256 pixels; got 300"),

@@ -92,6 +92,7 @@ def same(one: Any, other: Any) -> bool:
         (lambda _, __: EditPanel.from_recipe(Recipe(SOURCE, TARGET), "m"), "model is a str"),
         (lambda _, __: InversionPanel("cat.png"), r"model is a str.*InversionPanel\(image="),
         (lambda run, _: InversionPanel(run.image), r"model is a Image.*InversionPanel\(image="),
+        (lambda run, model: InversionPanel(model, None, run), "“It shows” holds a text.*got a Run"),
         (lambda _, model: AttentionExplorer(model), "run is a StableDiffusion, not a Run"),
         (lambda _, model: StepPanel(model), "run is a StableDiffusion, not a Run"),
         (lambda _, __: StepPanel(SOURCE), "run is a str, not a Run"),

@@ -202,8 +202,18 @@ def hints_in(notebook: Any) -> list[str]:
 
 
 def count_hints(course: Path, name: str) -> int:
-    """Print how many hints stand in each hand-in; a deleted cell leaves no trace."""
-    for path in sorted((course / "submitted").glob(f"*/{name}/{name}.ipynb")):
+    """Print how many hints stand in each hand-in; a deleted cell leaves no trace.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = sorted((course / "submitted").glob(f"*/{name}/{name}.ipynb"))
+    if not found:
+        raise FileNotFoundError(
+            f"Nobody handed in {name}: hand-ins lie in {course / 'submitted'}, each in "
+            f"STUDENT/{name}/{name}.ipynb."
+        )
+    for path in found:
         used = hints_in(nbformat.read(path, as_version=4))
         print(f"{path.parts[-3]}: {len(used)} {', '.join(used)}")
     return 0

@@ -30,6 +30,7 @@ from p2p_lab.models.denoiser import checked_model
 from p2p_lab.sampling import GuidedConditioning, Run, RunCallbacks, SamplingJob, Trajectory
 from p2p_lab.sampling.loop import CancelToken, OnStep
 from p2p_lab.sampling.settings import Record, Settings, Size
+from p2p_lab.sampling.tape_budget import checked_budget
 from p2p_lab.tokens import Prompt
 
 Method = Literal["ddim", "negative-prompt", "null-text", "direct", "edit-friendly"]
@@ -126,7 +127,7 @@ def invert(
         name=name,
         options=options,
         settings=settings,
-        tape_budget=tape_budget,
+        tape_budget=checked_budget(tape_budget),
     )
     callbacks = RunCallbacks(on_step, cancel, progress)
     if kept is None:

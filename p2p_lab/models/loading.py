@@ -86,6 +86,12 @@ def name_of(name_or_path: str) -> str:
 def _open(name_or_path: Any, device: Any, dtype: Any, config: Any) -> Denoiser:
     if hasattr(name_or_path, "components"):
         return _from_memory(name_or_path, device, dtype, config)
+    if not (name_or_path is None or isinstance(name_or_path, (str, os.PathLike))):
+        raise ModelError(
+            f"load takes a model's name, its folder, its checkpoint or a pipeline of diffusers; "
+            f"got a {type(name_or_path).__name__}. A model that is open already needs no `load`, "
+            "and a run knows its own: run.model."
+        )
     where = usable_device(device)
     bundled = _find_bundled(None if name_or_path is None else str(name_or_path))
     if bundled is not None:

@@ -22,6 +22,7 @@ from p2p_lab.sampling.loop import (
 from p2p_lab.sampling.runs import Run, Trajectory, checked_seed, noise_of
 from p2p_lab.sampling.schedules import Sampler
 from p2p_lab.sampling.settings import Record, Settings, Size
+from p2p_lab.sampling.tape_budget import checked_budget
 
 
 def generate(
@@ -126,6 +127,7 @@ def generate_many(  # noqa: D417 - the others are those of `generate`
     """
     prompt = checked_model(model).prompt(text)
     settings = Settings.of(model, steps, guidance_scale, size, record, sampler)
+    budget = checked_budget(tape_budget)
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ValueError(
             f"seeds={seeds!r:.80} is no list: give whole numbers from 0 on, as [1, 2, 3] or "
@@ -145,7 +147,7 @@ def generate_many(  # noqa: D417 - the others are those of `generate`
     controller = Controller(
         sites,
         BatchSlices(source=slice(offset, offset + count)),
-        keep=settings.new_tapes(model, sites, count, tape_budget),
+        keep=settings.new_tapes(model, sites, count, budget),
         record=record != "none",
         record_self=self_maps and record != "none",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from p2p_lab.attention import AttentionTape, Site, taped_sites
+from p2p_lab.edits.places import is_number
 from p2p_lab.models import Denoiser
 from p2p_lab.warn import warn_caller
 
@@ -50,6 +51,23 @@ def new_tapes(
         "result at twice the cost. Take fewer steps or a smaller picture, or raise tape_budget."
     )
     return []
+
+
+def checked_budget(budget: int | None) -> int | None:
+    """Return a tape's budget as it is.
+
+    Args:
+        budget: Bytes; None stands for a share of the free memory.
+
+    Raises:
+        ValueError: If it is no number of bytes.
+    """
+    if budget is None or (is_number(budget) and budget >= 0):
+        return budget
+    raise ValueError(
+        f"tape_budget={budget!r:.80} is not possible: give a number of bytes from 0 (no tape) on, "
+        "such as 2**30, or None for a quarter of the free memory."
+    )
 
 
 def _allowed(home: torch.device, budget: int | None) -> float:

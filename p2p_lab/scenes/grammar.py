@@ -13,7 +13,7 @@ import random
 import re
 from dataclasses import dataclass, replace
 
-from p2p_lab.scenes.scene import LAYOUTS, Scene, Thing, crown_on
+from p2p_lab.scenes.scene import LAYOUTS, Scene, Thing, checked_scene, crown_on
 from p2p_lab.scenes.vocabulary import (
     ATTRIBUTES,
     BESIDE,
@@ -90,7 +90,11 @@ def caption(scene: Scene, seed: int | None = None, *, detail: bool = False) -> C
         seed: Choose paraphrases at random; `None` gives the plainest wording.
         detail: Say also how large the things are, on which side they stand and whether their
             art is mirrored ("facing right"): "a large cat on the left facing right in a field".
+
+    Raises:
+        ValueError: If it is something else, such as its text.
     """
+    checked_scene(scene)
     rng = random.Random(seed) if seed is not None else None
     writer = _Writer(detail)
     if scene.style != "3d" or (rng is not None and rng.random() < 0.3):
@@ -184,6 +188,8 @@ def parse(text: str, seed: int = 0) -> Scene:
     Raises:
         ValueError: If a word cannot be read; the message names the first one.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"A caption is a text; got a {type(text).__name__}: {text!r:.60}.")
     words = re.findall(r"[a-z0-9'-]+", text.lower())
     rng = random.Random(seed)
     style, words = _read_style(words)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from p2p_lab.devices import cpu_by_default
 from p2p_lab.scenes import backgrounds
 from p2p_lab.scenes.art import FRUIT_RAMPS, LEVELS, sprite
 from p2p_lab.scenes.grammar import Phrase
-from p2p_lab.scenes.scene import Scene, Thing
+from p2p_lab.scenes.scene import Scene, Thing, checked_scene
 
 MAX_SIZE = 256
 PAPER = torch.tensor([0.97, 0.95, 0.90], dtype=torch.float32).view(3, 1, 1)
@@ -57,9 +58,9 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 128) -> Pictures:
         size: Side of the pictures in pixels, at most 256; the bundled model draws 128.
 
     Raises:
-        ValueError: If the size is out of range or there is no scene.
+        ValueError: If the size is out of range, there is no scene, or one is something else.
     """
-    scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
+    scenes = _listed(scenes)
     if not scenes:
         raise ValueError("There is no scene to render; pass at least one.")
     if not 16 <= size <= MAX_SIZE:
@@ -74,6 +75,12 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 128) -> Pictures:
     images = _compose(scenes, images, colours, masks, light)
     images = _weather_before(scenes, images, u, light, size)
     return Pictures(_styles(scenes, images), _visible(masks))
+
+
+def _listed(scenes: Any) -> list[Scene]:
+    """Return one or several scenes as a list."""
+    several = isinstance(scenes, Iterable) and not isinstance(scenes, str)
+    return [checked_scene(scene) for scene in (scenes if several else [scenes])]
 
 
 def _numbers(seed: int) -> Tensor:

@@ -11,6 +11,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from p2p_lab.scenes.vocabulary import (
     ANIMALS,
@@ -95,6 +96,20 @@ class Scene:
             for thing in self.things
         )
         return replace(self, things=things)
+
+
+def checked_scene(value: Any) -> Scene:
+    """Return a scene as it is.
+
+    Raises:
+        ValueError: If it is something else, such as its caption.
+    """
+    if isinstance(value, Scene):
+        return value
+    raise ValueError(
+        f"{value!r:.60} is a {type(value).__name__}, not a Scene: `parse` reads one from its "
+        "caption, `sample_scene` draws one at random."
+    )
 
 
 def held_out(first: str, second: str) -> bool:

@@ -49,7 +49,16 @@ def column(*children: Any, **layout: str) -> Any:
 
 
 def text(label: str, value: str, *, flex: str = "1 1 20em", at_once: bool = False) -> Any:
-    """Return a text field that reports each key, or only when Enter is pressed or it is left."""
+    """Return a text field that reports each key, or only when Enter is pressed or it is left.
+
+    Raises:
+        ValueError: If what it is to hold is no text.
+    """
+    if not isinstance(value, str):
+        raise ValueError(
+            f"The field “{label}” holds a text, such as 'a cat in a field'; got a "
+            f"{type(value).__name__}."
+        )
     return widgets.Text(
         value=value,
         description=label,
