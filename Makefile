@@ -61,7 +61,7 @@ lab: setup ## open your copy of the lessons (p2p_lessons/) in JupyterLab; more o
 
 demo: setup ## edit a picture of the bundled model and write it to OUT
 	$(BIN)/python -m p2p_lab edit "a cat next to a house in a snowy field" \
-	  "a dog next to a house in a snowy field" --seed 1 --figure '$(OUT)' --force
+	  "a dog next to a house in a snowy field" --seed 0 --figure '$(OUT)' --force
 
 page: setup-dev ## build the lab as a static web page into PAGE; any host serves it
 	$(BIN)/python -m p2p_lab web --build '$(or $(PAGE),out/page)' $(ARGS)

@@ -6,7 +6,8 @@ Each case is a picture (a rendered scene brought in, or one drawn from its promp
 and a place and size where it is to be. After the edit the judge finds the object: it has landed if
 its centre lies within a quarter of its size of the wanted one. Everything else must be as it was:
 what the judge sees, and the pixels outside the old and the new place. The baseline does nothing.
-The same line for a word's map tells how much `sharp_map` gains against the true mask.
+The same line for a word's map tells how much `sharp_map` gains against the true mask. A full run
+of the usual cases writes `benchmarks/results/moving.md`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from p2p_lab.models import load
 from p2p_lab.sampling import Run, edit
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "moving.md"
 FULL, SMALL = 64, 12
 NEAR = 0.25  # of the object's size: so near must it land, and so near must its size be
 CUTS = (0.3, 0.4, 0.5)  # of a map's maximum, at which its outline is held to the true mask
@@ -165,8 +167,19 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *rest])
 
 
+def page(summary: dict[str, Any], count: int, model: str, steps: int) -> str:
+    """Return the page of results: what was measured, and the table."""
+    return (
+        f"Measured by `python benchmarks/moving.py` on `{model}`: {count} cases, {steps} steps. "
+        f"Landed: the centre lies within {NEAR:g} of the object's size of the wanted place; sized: "
+        f"its size within {NEAR:g} of the wanted one; ghost: the share of the old place that still "
+        f"shows it; background in dB, at most {MOST_DB:g}; away in sizes of the object.\n\n"
+        f"{table(summary)}\n"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure the cases that are not yet in the records, and print the table."""
+    """Measure the cases that are not yet in the records, print the table, write the full one."""
     parser = argparse.ArgumentParser("benchmarks/moving.py", description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help=f"{SMALL} cases")
     parser.add_argument("--cases", type=int, help=f"how many ({FULL})")
@@ -191,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         records.add([measure(case, name, way(case), judge) for name, way in METHODS.items()])
         print(f"{number + 1}/{count} {case.kind} {case.origin} {case.word}", file=sys.stderr)
     summary = summarise([row for row in records.rows() if row["case"] < count])
-    print(f"{count} cases, {model.name}, {steps} steps\n\n{table(summary)}")
+    print(page(summary, count, model.name, steps))
+    if (count, options.seed, options.steps, options.model) == (FULL, 0, None, None):
+        RESULTS.write_text(page(summary, count, model.name, steps), encoding="utf-8")
     if options.json:
         print(json.dumps({"cases": count, "model": model.name, "steps": steps, **summary}))
     return summary

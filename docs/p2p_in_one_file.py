@@ -114,7 +114,7 @@ def edit(pipe, *prompts, seed=0, steps=20, guidance=3.0, blend=(), **settings):
     return (pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
-if __name__ == "__main__":  # python docs/p2p_in_one_file.py p2p_lab/weights/scenes-128-v3 edit.png
+if __name__ == "__main__":  # python docs/p2p_in_one_file.py p2p_lab/weights/scenes-128-v4 edit.png
     pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
     pictures = edit(pipe, "a cat on a beach", "a dog on a beach", seed=1)
     pipe.numpy_to_pil(torch.cat([*pictures], 2).permute(1, 2, 0).numpy())[0].save(sys.argv[2])

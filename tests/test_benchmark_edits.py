@@ -559,7 +559,7 @@ def test_the_figures_of_a_run_say_its_numbers(
     from benchmarks.editing.results import Results
 
     rows = whole.records.rows()
-    about = {"seed": 0, "model": "scenes-128-v3", "steps": STEPS, "guidance": 3.0}
+    about = {"seed": 0, "model": "scenes-128-v4", "steps": STEPS, "guidance": 3.0}
     write_csv(tmp_path / "edits.csv", rows, summary.maps(rows), about)
     run = Results.read(tmp_path / "edits.csv")
     assert [case.number for case in run.reporting] == [

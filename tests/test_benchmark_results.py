@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from benchmarks.editing import report
@@ -57,6 +59,24 @@ def test_the_readme_s_inversions_are_those_of_the_results(shown: str) -> None:
     cells = first_rows(RESULTS / "inversion.md")[INVERSION[shown]]
     back, background, success, seconds = (cells[i] for i in (0, 2, 6, 9))
     assert first_rows(README)[shown] == [back.removesuffix(".0"), background, success, seconds]
+
+
+@pytest.mark.parametrize("method", INVERSION.values())
+def test_lesson_05_shows_the_inversions_of_the_results(method: str) -> None:
+    cells = first_rows(RESULTS / "inversion.md")[method]
+    back, blended, free, success, seconds, calls = (cells[i] for i in (0, 2, 7, 6, 9, 11))
+    lesson = nbformat.read(ROOT / "notebooks" / "05_inversion.ipynb", as_version=4)
+    shown = [f"{float(back):.0f}", blended, free, success, seconds, calls]
+    assert any(f"| `{method}` | " + " | ".join(shown) + " |" in c.source for c in lesson.cells)
+
+
+def test_the_readme_s_moves_are_those_of_the_results() -> None:
+    rows = first_rows(RESULTS / "moving.md")
+    which = rows[""].index("Move + LocalBlend")
+    page = README.read_text(encoding="utf-8")
+    found = re.search(r"(\d+) % land within a quarter of their size\)\s+and resizes (\d+) %", page)
+    measured = (float(rows[name][which]) for name in ("landed_where_moved", "sized_where_resized"))
+    assert found and [int(share) for share in found.groups()] == [round(100 * m) for m in measured]
 
 
 def test_the_rivals_are_those_of_the_bundled_model() -> None:

@@ -182,7 +182,7 @@ def test_what_was_fetched_once_is_opened_without_the_hub(full: Path, hub: Any) -
 def test_a_bundled_kind_of_model_is_fetched_with_every_file_of_its_card(hub: Any) -> None:
     from p2p_lab.models.loading import WEIGHTS
 
-    fake = hub(WEIGHTS / "scenes-128-v3")
+    fake = hub(WEIGHTS / "scenes-128-v4")
     assert load(NAME, "cpu").card.vocabulary
     assert {"card.json", "vocabulary.json"} <= set(fake.fetched)
 

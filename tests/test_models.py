@@ -33,7 +33,7 @@ def folder(sd_folder: Path, tmp_path: Path) -> Path:
 def bundled(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder with two sizes, one in two versions, with cards."""
     weights = tmp_path / "weights"
-    for name in ("another-v1", "another-v2", "scenes-128-v3"):
+    for name in ("another-v1", "another-v2", "scenes-128-v4"):
         write_card(Path(shutil.copytree(folder, weights / name)), {"name": name})
     (weights / "judge-v1").mkdir()
     monkeypatch.setattr(loading, "WEIGHTS", weights)
@@ -51,7 +51,7 @@ def write_card(folder: Path, fields: dict[str, Any]) -> None:
 
 def test_bundled_models_are_listed_best_first_and_the_best_is_the_default(bundled: Path) -> None:
     assert list_models() == ["scenes-128", "another"]
-    assert load(device="cpu").name == "scenes-128-v3"
+    assert load(device="cpu").name == "scenes-128-v4"
     assert load("another", "cpu").name == "another-v2"
     assert load("another-v1", "cpu").name == "another-v1"
     assert (load(device="cpu").defaults.steps, load(device="cpu").defaults.guidance_scale) == (
@@ -63,7 +63,7 @@ def test_bundled_models_are_listed_best_first_and_the_best_is_the_default(bundle
 def test_a_card_may_name_defaults_and_the_best_sites(bundled: Path) -> None:
     site = "mid_block.attentions.0.transformer_blocks.0.attn2"
     fields = {"name": "x", "defaults": {"steps": 3}, "recommended_sites": [site]}
-    (bundled / "scenes-128-v3" / "card.json").write_text(json.dumps(fields))
+    (bundled / "scenes-128-v4" / "card.json").write_text(json.dumps(fields))
     model = load(device="cpu")
     run = generate(model, CAT)
     assert run.steps == 3 and run.attention is not None
@@ -75,7 +75,7 @@ def test_a_bundled_cascade_is_opened_by_its_name_and_stage(bundled: Path) -> Non
     shutil.copytree(bundled / "another-v1", cascade)
     shutil.copytree(bundled / "another-v1", cascade / "super")
     assert list_models() == ["scenes-128", "another", "cascade-64"]
-    assert load(device="cpu").name == "scenes-128-v3"
+    assert load(device="cpu").name == "scenes-128-v4"
     assert load("cascade-64", "cpu").name == "cascade-64-v1"
     for name in ("cascade-64/super", "cascade-64-v1/super"):
         assert load(name, "cpu").name == "cascade-64-v1/super"
@@ -99,7 +99,7 @@ def test_without_any_bundled_model_the_sentence_says_what_to_do(
 
 
 def test_a_changed_or_missing_file_is_named(bundled: Path) -> None:
-    weights = bundled / "scenes-128-v3" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = bundled / "scenes-128-v4" / "unet" / "diffusion_pytorch_model.safetensors"
     verify(weights.parent.parent)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

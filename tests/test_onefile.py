@@ -27,7 +27,7 @@ from p2p_lab import (
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "p2p_in_one_file.py"
-WEIGHTS = ROOT / "p2p_lab" / "weights" / "scenes-128-v3"
+WEIGHTS = ROOT / "p2p_lab" / "weights" / "scenes-128-v4"
 SOURCE = "a cat on a beach"
 STEPS = 5  # few, and enough that every window begins or ends between two of them
 

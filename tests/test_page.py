@@ -293,7 +293,7 @@ def drawn_recipe(draw: random.Random, model: Denoiser, source: str) -> Recipe:
         start=draw.choice([0.2, 0.5]),
         steps=draw.choice([5, 20]),
         guidance_scale=draw.choice([3.0, 4.5]),
-        model=draw.choice(["", "scenes-128-v3"]),
+        model=draw.choice(["", "scenes-128-v4"]),
         made_by=draw.choice(["", "float32:0123abcd"]),
         mask=draw.choice([(), ("0110", "1111")]),
         links=draw.choice([None, None, (), ((1, 1), (2, 1), (2, 2), (1, 1))]),

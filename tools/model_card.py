@@ -1,7 +1,7 @@
 """Write what a trained model is, from its run's logs and its benchmarks: card, curve, pictures.
 
-    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v3 | tail -1 > bench.json
-    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v3 --benchmark bench.json \
+    python benchmarks/model.py --json --model p2p_lab/weights/scenes-128-v4 | tail -1 > bench.json
+    python tools/model_card.py --weights p2p_lab/weights/scenes-128-v4 --benchmark bench.json \
         [--run runs/s128] [--beside other.json] [--frechet ours.json other.json]
         [--faders faders.json] [--eye misdrawn.json]
 
