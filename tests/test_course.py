@@ -5,16 +5,20 @@ The whole round trip, every wrong answer through nbgrader, is `make course-test`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 import torch
+from torch import Tensor
 
 import course
 import grade_table
@@ -291,6 +295,33 @@ def test_the_sources_and_the_rubric_name_the_same_problem_sets() -> None:
     rubric = (course.KIT / "RUBRIC.md").read_text(encoding="utf-8")
     for name in course.SETS:
         assert re.search(rf"^## {name} ", rubric, re.M)
+
+
+def losses_of(students: Sequence[str]) -> Tensor:
+    """Return what ps4's last cell prints for each scene of some students: three numbers of dB."""
+    notebook, names = source("ps4"), {}
+    for cell in notebook.cells[3:]:  # the cell before holds the student's id
+        if id_of(cell) in ("setup", "inverse", "loop", "retrace"):
+            exec(cell.source, names)
+    shown = next(cell.source for cell in notebook.cells if id_of(cell) == "written-data")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for student in students:
+            exec(shown, names | {"STUDENT": student})
+    rows = re.findall(r"(\d+\.\d) dB.*?(\d+\.\d) dB.*?(\d+\.\d) dB", printed.getvalue())
+    return torch.tensor([[float(number) for number in row] for row in rows])
+
+
+def test_the_losses_that_the_rubric_quotes_are_those_of_the_bundled_model() -> None:
+    means = losses_of(["ada", "emmy", "grace"]).mean(0)
+    lost = -means.diff()
+    assert (lost > 1).all()  # there are two losses, and both are real
+    rubric = (course.ROOT / "assignments" / "RUBRIC.md").read_text(encoding="utf-8")
+    for text in (rubric, course.source_of("ps4").read_text(encoding="utf-8")):
+        found = re.search(r"we measured (?:means of )?([\d.]+), ([\d.]+) and ([\d.]+) dB", text)
+        assert found and [float(n) for n in found.groups()] == pytest.approx(means, abs=0.15)
+    found = re.search(r"([\d.]+) dB are lost without guidance, ([\d.]+) dB\smore", rubric)
+    assert found and [float(n) for n in found.groups()] == pytest.approx(lost, abs=0.2)
 
 
 def test_each_plan_belongs_to_a_lesson_and_has_ninety_minutes_and_three_answers() -> None:
