@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -445,6 +449,25 @@ def test_lab_tells_root_in_a_sentence_what_jupyter_wants(
     assert list(tmp_path.iterdir()) == []
 
 
+def wait_for(address: str) -> None:
+    """Wait until a server answers: one that is still starting can lose the signal that ends it."""
+    for _ in range(600):
+        with contextlib.suppress(URLError), urlopen(address, timeout=60):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{address} did not answer within a minute")
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return a process's status and what it still says; after a minute, where it stands."""
+    try:
+        said = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler says what each thread waits for
+        said = process.communicate(timeout=60)
+    return process.returncode, "".join(said)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no execve")
 def test_lab_becomes_the_server_prints_the_address_of_lesson_00_and_ends_when_it_is_ended(
@@ -452,6 +475,7 @@ def test_lab_becomes_the_server_prints_the_address_of_lesson_00_and_ends_when_it
 ) -> None:
     line = [sys.executable, "-m", "p2p_lab", "lab", "--no-browser", "--allow-root", "--port=0"]
     around = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_RUNTIME_DIR": str(tmp_path / "run")}
+    around["PYTHONFAULTHANDLER"] = "1"
     server = subprocess.Popen(
         line, cwd=tmp_path, env=around, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -460,10 +484,12 @@ def test_lab_becomes_the_server_prints_the_address_of_lesson_00_and_ends_when_it
         said = next(x for x in server.stderr if "http://" in x and "token=" in x)
         assert f"/lab/tree/{lab.FIRST}?token=" in said
         assert (tmp_path / "p2p_lessons" / lab.FIRST).is_file()
+        address = re.search(r"http://\S+", said)[0]  # type: ignore[index]
+        wait_for(address.replace(f"lab/tree/{lab.FIRST}", "api/status"))
     finally:
         server.terminate()
-    assert server.wait(30) in (0, -signal.SIGTERM)
-    rest = f"{server.stdout.read() if server.stdout else ''}{server.stderr.read()}"
+    ended, rest = end_of(server)
+    assert ended in (0, -signal.SIGTERM), rest
     assert "nothing was written" not in rest
     assert not list((tmp_path / "run").glob("jpserver-*.json")), "the server itself has ended"
 
