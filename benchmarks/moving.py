@@ -204,9 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         records.add([measure(case, name, way(case), judge) for name, way in METHODS.items()])
         print(f"{number + 1}/{count} {case.kind} {case.origin} {case.word}", file=sys.stderr)
     summary = summarise([row for row in records.rows() if row["case"] < count])
-    print(page(summary, count, model.name, steps))
+    text = page(summary, count, model.name, steps)
+    print(text)
     if (count, options.seed, options.steps, options.model) == (FULL, 0, None, None):
-        RESULTS.write_text(page(summary, count, model.name, steps), encoding="utf-8")
+        RESULTS.write_text(text, encoding="utf-8")
     if options.json:
         print(json.dumps({"cases": count, "model": model.name, "steps": steps, **summary}))
     return summary

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,8 @@ import nbformat
 import pytest
 from playwright.sync_api import TimeoutError as TooLate
 from playwright.sync_api import expect, sync_playwright
+
+from tests.servers import wait_until_up
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -87,7 +88,8 @@ def jupyter(folder: Path, front_end: str = "jupyterlab") -> Iterator[str]:
     lab = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait_until_up(f"{address}/api?token={token}", lab, folder / "lab.log")
+        said = (folder / "lab.log").read_text
+        wait_until_up(f"{address}/api?token={token}", lab, SECONDS, lambda: said()[-2000:])
         yield f"{address}/{'lab/tree' if front_end == 'jupyterlab' else 'notebooks'}|{token}"
     finally:
         lab.terminate()
@@ -96,19 +98,6 @@ def jupyter(folder: Path, front_end: str = "jupyterlab") -> Iterator[str]:
         except subprocess.TimeoutExpired:
             lab.kill()
         log.close()
-
-
-def _wait_until_up(url: str, lab: Any, log: Path) -> None:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if lab.poll() is not None:
-            raise RuntimeError(f"It ended:\n{log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"It did not come up:\n{log.read_text()[-2000:]}")
 
 
 @contextmanager

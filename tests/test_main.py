@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,10 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -22,6 +18,7 @@ from PIL import Image
 from p2p_lab.__main__ import build_parser, main, parse
 from p2p_lab.commands import _files, doctor, lab, lessons
 from p2p_lab.commands.edit import make_edits
+from tests.servers import wait_until_up
 
 ROOT = Path(__file__).resolve().parents[1]
 CAT, DOG = "a cat on the grass", "a dog on the grass"
@@ -449,15 +446,6 @@ def test_lab_tells_root_in_a_sentence_what_jupyter_wants(
     assert list(tmp_path.iterdir()) == []
 
 
-def wait_for(address: str) -> None:
-    """Wait until a server answers: one that is still starting can lose the signal that ends it."""
-    for _ in range(600):
-        with contextlib.suppress(URLError), urlopen(address, timeout=60):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{address} did not answer within a minute")
-
-
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Return a process's status and what it still says; after a minute, where it stands."""
     try:
@@ -485,7 +473,7 @@ def test_lab_becomes_the_server_prints_the_address_of_lesson_00_and_ends_when_it
         assert f"/lab/tree/{lab.FIRST}?token=" in said
         assert (tmp_path / "p2p_lessons" / lab.FIRST).is_file()
         address = re.search(r"http://\S+", said)[0]  # type: ignore[index]
-        wait_for(address.replace(f"lab/tree/{lab.FIRST}", "api/status"))
+        wait_until_up(address.replace(f"lab/tree/{lab.FIRST}", "api/status"), server, 60)
     finally:
         server.terminate()
     ended, rest = end_of(server)
